@@ -1,0 +1,134 @@
+"""Tiles to bytes and back: JPEG, or lossless Zstandard. Pixels are uint8 RGB, shape (S, S, 3).
+
+What is written here is what the Zarr metadata (`zarr_codecs`) promises to other readers; the class
+that lets zarr-python decode JPEG tiles lives in `manifests.zarr_codec`, so that reading a store
+through histotile never imports zarr.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from manifests.errors import StoreError
+from manifests.files import Json
+
+Rgb = npt.NDArray[np.uint8]
+Subsampling = Literal["444", "422", "420"]
+
+JPEG_CODEC = "imagecodecs_jpeg"
+"""Name of the JPEG codec in Zarr metadata: the one that `imagecodecs-zarr` registers, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileCodec:
+    """How tiles are encoded in a store."""
+
+    name: Literal["jpeg", "zstd"]
+    """`jpeg` (lossy, small) or `zstd` (lossless, readable by any Zarr v3 reader)."""
+    quality: int = 90
+    """JPEG quality, 1 to 100; of no effect for zstd."""
+    subsampling: Subsampling = "444"
+    """JPEG chroma subsampling; of no effect for zstd. 4:2:0 halves the colour that stains carry."""
+    level: int = 3
+    """Zstandard level; of no effect for JPEG."""
+
+    def __post_init__(self) -> None:
+        if self.name not in ("jpeg", "zstd"):
+            raise ValueError(f"codec must be jpeg or zstd, got {self.name!r}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"JPEG quality must lie in 1 to 100, got {self.quality}")
+        if self.subsampling not in ("444", "422", "420"):
+            raise ValueError(f"subsampling must be 444, 422 or 420, got {self.subsampling!r}")
+        if not 1 <= self.level <= 22:
+            raise ValueError(f"zstd level must lie in 1 to 22, got {self.level}")
+
+    def encode(self, tile: Rgb) -> bytes:
+        """Encode uint8 pixels (height, width, 3); the same pixels give the same bytes."""
+        pixels = np.ascontiguousarray(tile)
+        if self.name == "jpeg":
+            return encode_jpeg(pixels, self.quality, self.subsampling)
+        import numcodecs.zstd
+
+        return bytes(numcodecs.zstd.compress(pixels, self.level))
+
+    def decode(self, data: bytes, height: int, width: int) -> Rgb:
+        """Decode to uint8 (height, width, 3).
+
+        Raises:
+            StoreError: the bytes are damaged or hold a picture of another size.
+        """
+        if self.name == "jpeg":
+            return decode_jpeg(data, height, width)
+        import numcodecs.zstd
+
+        try:
+            raw = numcodecs.zstd.decompress(data)
+        except (RuntimeError, ValueError) as error:
+            raise StoreError(f"a zstd tile cannot be decoded ({error})") from error
+        if len(raw) != height * width * 3:
+            raise StoreError(f"a zstd tile holds {len(raw)} bytes, not {height * width * 3}")
+        return np.frombuffer(raw, dtype=np.uint8).reshape(height, width, 3)
+
+    def zarr_codecs(self) -> list[Json]:
+        """The inner codec chain as Zarr v3 metadata."""
+        return [*self._array_to_bytes(), {"name": "crc32c"}]
+
+    def _array_to_bytes(self) -> list[Json]:
+        if self.name == "jpeg":
+            settings = {"level": self.quality, "subsampling": self.subsampling}
+            return [{"name": JPEG_CODEC, "configuration": settings}]
+        settings_zstd = {"level": self.level, "checksum": False}
+        return [{"name": "bytes"}, {"name": "zstd", "configuration": settings_zstd}]
+
+    def to_json(self) -> dict[str, Json]:
+        """The parameters that change bytes, for specs and manifests."""
+        if self.name == "jpeg":
+            return {"name": "jpeg", "quality": self.quality, "subsampling": self.subsampling}
+        return {"name": "zstd", "level": self.level}
+
+
+def codec_from_zarr(codecs: list[Json]) -> TileCodec:
+    """The inverse of `TileCodec.zarr_codecs`.
+
+    Raises:
+        StoreError: the chain is not one that histotile writes.
+    """
+    names = [codec["name"] for codec in codecs]
+    if names == [JPEG_CODEC, "crc32c"]:
+        settings = codecs[0]["configuration"]
+        return TileCodec("jpeg", quality=settings["level"], subsampling=settings["subsampling"])
+    if names == ["bytes", "zstd", "crc32c"]:
+        return TileCodec("zstd", level=codecs[1]["configuration"]["level"])
+    raise StoreError(f"the store uses the codecs {names}, which this version cannot read")
+
+
+def encode_jpeg(pixels: Rgb, quality: int, subsampling: str) -> bytes:
+    """Encode uint8 RGB (height, width, 3) as a baseline JPEG."""
+    return cast(
+        bytes,
+        simplejpeg.encode_jpeg(
+            np.ascontiguousarray(pixels),
+            quality=quality,
+            colorspace="RGB",
+            colorsubsampling=subsampling,
+        ),
+    )
+
+
+def decode_jpeg(data: bytes, height: int, width: int) -> Rgb:
+    """Decode a JPEG of exactly that size; a damaged or foreign one raises `StoreError`."""
+    try:
+        # The header first: a 14 kB JPEG can ask for 12 GiB of pixels.
+        found_height, found_width, _, _ = simplejpeg.decode_jpeg_header(data)
+        if (found_height, found_width) != (height, width):
+            raise StoreError(
+                f"a JPEG tile is {found_width} x {found_height} px, not {width} x {height}"
+            )
+        return cast(Rgb, simplejpeg.decode_jpeg(data, colorspace="RGB"))
+    except ValueError as error:
+        raise StoreError(f"a JPEG tile cannot be decoded ({error})") from error

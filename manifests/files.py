@@ -1,0 +1,85 @@
+"""Files that are either whole or not there: atomic writing, checksums, canonical JSON.
+
+Every file that histotile writes goes through `write_atomic`: a temporary file in the same folder,
+fsync, rename, fsync of the folder. Temporary names start with a dot and end in `.tmp`, so that
+`remove_temporaries` finds what a killed process left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+
+Json = Any
+"""A parsed JSON value; checked where it is read, so `Any` stops at the loaders."""
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader sees the old file or the new one, never a part.
+
+    Survives a power cut: the data reach the disk before the name does.
+
+    Raises:
+        OSError: the disk is full, read-only, ...; the old file is then untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporaries(folder: Path) -> int:
+    """Delete what killed writers left in `folder` and below; return how many files that were."""
+    leftovers = [path for path in folder.rglob(".*.tmp") if path.is_file()]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def crc32c(data: bytes | memoryview) -> int:
+    """CRC-32C (Castagnoli) of `data`, as Zarr's `crc32c` codec computes it."""
+    return int(google_crc32c.value(bytes(data)))
+
+
+def canonical_json(value: Json) -> bytes:
+    """The one JSON text of a value: sorted keys, no spaces, UTF-8, no NaN."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()
+
+
+def pretty_json(value: Json) -> bytes:
+    """JSON for people and diffs: sorted keys, one item a line, UTF-8, a final newline."""
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def spec_hash(spec: Mapping[str, Json]) -> str:
+    """sha256 of the canonical JSON of a spec, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(spec)).hexdigest()

@@ -1,0 +1,105 @@
+"""One Zarr v3 shard (`sharding_indexed`, index at the end) written and read by hand.
+
+Layout: the payloads one after another, then for each slot two little-endian uint64 (offset and
+length in bytes from the start of the file), then the crc32c of that index as little-endian uint32.
+A slot without a tile holds 2^64 - 1 twice. Each payload ends in the crc32c of what precedes it
+(the inner `crc32c` codec), so that a flipped bit is an error and never a wrong pixel.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.errors import StoreError
+from manifests.files import crc32c
+
+_MISSING = 0xFFFF_FFFF_FFFF_FFFF
+_ENTRY_BYTES = 16
+_CRC_BYTES = 4
+
+
+def build_shard(tiles: Sequence[bytes], slots: int) -> bytes:
+    """Assemble the bytes of a shard.
+
+    Args:
+        tiles: encoded tiles, without checksums; tile i goes to slot i.
+        slots: tiles that a full shard holds; slots past `tiles` are marked as not written.
+    """
+    if len(tiles) > slots:
+        raise ValueError(f"{len(tiles)} tiles do not fit into a shard of {slots} slots")
+    index = np.full((slots, 2), _MISSING, dtype="<u8")
+    parts: list[bytes] = []
+    offset = 0
+    for slot, tile in enumerate(tiles):
+        length = len(tile) + _CRC_BYTES
+        index[slot] = offset, length
+        parts += [tile, struct.pack("<I", crc32c(tile))]
+        offset += length
+    encoded_index = index.tobytes()
+    return b"".join([*parts, encoded_index, struct.pack("<I", crc32c(encoded_index))])
+
+
+class Shard:
+    """A shard file open for reading. Reads use `pread`: safe for threads and after a fork."""
+
+    def __init__(self, path: Path, slots: int) -> None:
+        """Open the file and check its index.
+
+        Raises:
+            StoreError: the file is missing, too short, or its index fails its checksum.
+        """
+        self._path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StoreError(f"shard {path.name} cannot be opened ({error.strerror})") from error
+        self.size = os.fstat(self._descriptor).st_size
+        self._index = self._read_index(slots)
+
+    def _read_index(self, slots: int) -> npt.NDArray[np.uint64]:
+        length = slots * _ENTRY_BYTES + _CRC_BYTES
+        if self.size < length:
+            raise StoreError(
+                f"shard {self._path.name} has {self.size} bytes, fewer than its index ({length})"
+            )
+        raw = os.pread(self._descriptor, length, self.size - length)
+        if len(raw) != length or crc32c(raw[:-_CRC_BYTES]) != _uint32(raw[-_CRC_BYTES:]):
+            raise StoreError(f"the index of shard {self._path.name} fails its checksum")
+        return np.frombuffer(raw[:-_CRC_BYTES], dtype="<u8").reshape(slots, 2)
+
+    def read(self, slot: int) -> bytes:
+        """The encoded bytes of the tile in `slot`, checked against their crc32c.
+
+        Raises:
+            StoreError: the slot was never written, or its bytes fail the checksum.
+        """
+        offset, length = (int(v) for v in self._index[slot])
+        if offset == _MISSING:
+            raise StoreError(f"slot {slot} of shard {self._path.name} was never written")
+        if length < _CRC_BYTES or offset + length > self.size:
+            raise StoreError(f"slot {slot} of shard {self._path.name} points outside the file")
+        raw = os.pread(self._descriptor, length, offset)
+        if len(raw) != length or crc32c(raw[:-_CRC_BYTES]) != _uint32(raw[-_CRC_BYTES:]):
+            raise StoreError(f"the tile in slot {slot} of shard {self._path.name} fails its crc32c")
+        return raw[:-_CRC_BYTES]
+
+    def close(self) -> None:
+        """Close the descriptor; reading afterwards is an error."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        # Shards live in a cache that drops them while other threads may still read.
+        if getattr(self, "_descriptor", -1) >= 0:
+            self.close()
+
+
+def _uint32(raw: bytes) -> int:
+    return int(struct.unpack("<I", raw)[0])
