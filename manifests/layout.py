@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from manifests.codec import TileCodec
+from manifests.codec import TileCodec, codec_from_zarr
 from manifests.errors import StoreError
 from manifests.files import Json, crc32c
 
@@ -135,6 +135,20 @@ def picture_chunk(pixels: npt.NDArray[np.generic], codec: TileCodec) -> tuple[st
     return name, data + crc32c(data).to_bytes(4, "little")
 
 
+def decode_picture(data: bytes, metadata: Json, name: str) -> npt.NDArray[np.generic]:
+    """Read the chunk of a thumbnail or mask back; a damaged one raises `StoreError`."""
+    chunk, checksum = data[:-4], data[-4:]
+    if crc32c(chunk) != int.from_bytes(checksum, "little"):
+        raise StoreError(f"the picture {name} fails its checksum")
+    height, width, *_ = metadata["shape"]
+    if len(metadata["shape"]) == 3:
+        return codec_from_zarr(metadata["codecs"]).decode(chunk, height, width)
+    import numcodecs.zstd
+
+    raw = numcodecs.zstd.decompress(chunk)
+    return np.frombuffer(raw, dtype=np.bool_).reshape(height, width)
+
+
 def _mask_codecs() -> list[Json]:
     zstd = {"name": "zstd", "configuration": {"level": 3, "checksum": False}}
     return [{"name": "bytes"}, zstd, {"name": "crc32c"}]
@@ -177,6 +191,7 @@ __all__ = [
     "TilesLayout",
     "column_json",
     "decode_column",
+    "decode_picture",
     "encode_column",
     "group_json",
     "picture_chunk",

@@ -103,6 +103,12 @@ class TileStore:
         found = {parts[1] for parts in depth if len(parts) == 3 and parts[2] == "zarr.json"}
         return tuple(sorted(found - {"tiles"}))
 
+    def picture(self, name: str) -> npt.NDArray[np.generic]:
+        """`thumbnail`, uint8 (h, w, 3), or `tissue_mask`, bool (h, w), over the whole slide."""
+        metadata = json.loads(self.read_file(f"{name}/zarr.json"))
+        chunk = f"{name}/c" + ".0" * len(metadata["shape"])
+        return layout.decode_picture(self.read_file(chunk), metadata, name)
+
     def sources(self) -> list[dict[str, Json]]:
         """Packed stores: the pictures behind the tiles (`name`, and what is known of each)."""
         if not self.has_file(layout.SOURCES_FILE):
@@ -310,6 +316,12 @@ class StoreWriter:
         if sources is not None:
             self._write_json(layout.SOURCES_FILE, {"sources": [dict(s) for s in sources]})
         self._write_json("zarr.json", layout.group_json(attributes))
+
+    def group_attributes(self, group: str) -> dict[str, Json]:
+        """A group's attributes, as planned."""
+        data = json.loads((self.path / group / "zarr.json").read_bytes())
+        found: dict[str, Json] = data["attributes"]
+        return found
 
     def layouts(self) -> dict[str, TilesLayout]:
         """The planned tiles of each group."""

@@ -1,0 +1,275 @@
+"""One slide, start to finish: plan it, cut its shards, commit its store.
+
+Each function here is one task: it takes a small picklable job, opens what it needs by path, and
+returns a small result, so that any process on any machine can run it, and run it again. What a
+task writes depends on the job alone. `l0_` is level-0 pixels, mpp µm per pixel, pairs are (x, y).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.codec import TileCodec
+from manifests.files import Json, remove_temporaries, spec_hash
+from manifests.layout import FORMAT_VERSION, STORE_FORMAT
+from manifests.store import StoreWriter, TileStore
+from tiler import quality
+from tiler.errors import SlideError
+from tiler.grid import Ints
+from tiler.options import TileSpec
+from tiler.pixels import Overview, TileCutter, read_overview
+from tiler.plan import ReadPlan, SlideMpp, TilePlan, plan_read, plan_tiles, slide_mpp
+from tiler.roi import load_rois
+from tiler.slides import Slide, SlideFacts, open_slide, source_token
+from tiler.slides.base import Rgb
+from tiler.tissue import find_tissue
+
+_UUID_NAMESPACE = uuid.UUID("6f1d1a52-3c0e-5d0a-9f0b-6a1c7a6b2e11")
+
+
+@dataclass(frozen=True, slots=True)
+class SlideJob:
+    """What a worker has to know of one slide."""
+
+    id: str
+    """Name of the store, without `.zarr`."""
+    source: Path
+    """The slide's file or folder."""
+    files: tuple[Path, ...]
+    """All files that make up the slide."""
+    store: Path
+    """Where its store goes."""
+    spec: TileSpec
+    table_mpp: float | None = None
+    """µm/px from the slides table."""
+    assumed_mpp: float | None = None
+    """µm/px for slides that have none."""
+    roi: Path | None = None
+    """GeoJSON with regions to keep or exclude."""
+    roi_exclude: tuple[str, ...] = ()
+    """Class names whose regions are excluded, besides the usual ones."""
+    roi_digest: str | None = None
+    """Hash of those regions."""
+
+    def spec_json(self) -> dict[str, Json]:
+        """What the user asked for, as it is hashed and compared on a resume."""
+        return {**self.spec.to_json(), "roi": self.roi_digest}
+
+
+@dataclass(frozen=True, slots=True)
+class ShardJob:
+    """One shard to cut: the unit of work."""
+
+    store: Path
+    source: Path
+    """The slide, or the folder of a packed store's pictures."""
+    group: str
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardDone:
+    """What came of one shard."""
+
+    tiles: int
+    bytes: int
+    decoded: int
+    """Native cells that were decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A slide with everything decided but not a tile cut."""
+
+    facts: SlideFacts
+    mpp: SlideMpp
+    overview: Overview
+    mask: npt.NDArray[np.bool_]
+    """Where tiles may lie, bool, shape of the overview."""
+    plans: tuple[TilePlan, ...]
+    """One per requested mpp."""
+
+
+def survey_slide(slide: Slide, job: SlideJob) -> Survey:
+    """Decide on resolution, tissue and tiles of an open slide.
+
+    Raises:
+        SlideError: the slide cannot give what is asked for.
+    """
+    facts = slide.facts
+    mpp = slide_mpp(facts, job.table_mpp, job.assumed_mpp)
+    reads = [plan_read(facts.levels, mpp.mpp, value, job.spec) for value in job.spec.mpps]
+    overview = read_overview(slide, mpp.mpp)
+    mask = _allowed(facts, overview, job)
+    everything = not job.spec.tissue and job.roi is None
+    plans = tuple(
+        plan_tiles(facts, read, job.spec, None if everything else mask, facts.fingerprint)
+        for read in reads
+    )
+    return Survey(facts, mpp, overview, mask, plans)
+
+
+def _allowed(facts: SlideFacts, overview: Overview, job: SlideJob) -> npt.NDArray[np.bool_]:
+    shape = overview.pixels.shape[:2]
+    if job.spec.tissue:
+        mask = find_tissue(overview.pixels, overview.mpp, background=facts.background).mask
+    else:
+        mask = np.ones(shape, dtype=np.bool_)
+    if job.roi is not None:
+        finest = facts.levels[0]
+        per_px = (finest.width / shape[1], finest.height / shape[0])
+        mask &= load_rois(job.roi, job.roi_exclude).rasterise((shape[0], shape[1]), *per_px)
+    return mask
+
+
+def plan_slide(job: SlideJob) -> list[ShardJob]:
+    """Plan a slide's store, or find what is left to do of one that was interrupted.
+
+    Returns:
+        The shards that still have to be cut.
+
+    Raises:
+        SlideError: the slide cannot be used, or is not the one that the store was begun with.
+    """
+    writer = StoreWriter(job.store)
+    remove_temporaries(job.store)
+    token = source_token(job.files)
+    if not (writer.is_planned() and writer.attributes()["source"]["token"] == token):
+        with open_slide(job.source) as slide:
+            survey = survey_slide(slide, job)
+        _write_plan(writer, job, survey, token)
+    return [
+        ShardJob(job.store, job.source, group, shard)
+        for group in writer.attributes()["groups"]
+        for shard in writer.missing_shards(group)
+    ]
+
+
+def _write_plan(writer: StoreWriter, job: SlideJob, survey: Survey, token: str) -> None:
+    attributes = store_attributes(job.spec_json(), source_json(survey, token))
+    attributes["groups"] = [plan.read.group for plan in survey.plans]
+    attributes["warnings"] = _warnings(survey)
+    if writer.is_planned() and writer.attributes()["uuid"] != attributes["uuid"]:
+        raise SlideError(
+            "the slide is not the one that its store was begun with; "
+            "give another --out, or --overwrite the store"
+        )
+    writer.plan(
+        attributes,
+        {plan.read.group: plan.group_plan(job.spec) for plan in survey.plans},
+        {"thumbnail": survey.overview.pixels, "tissue_mask": survey.mask},
+    )
+
+
+def store_attributes(spec: dict[str, Json], source: dict[str, Json]) -> dict[str, Json]:
+    """Root attributes of a store: the same slide and spec give the same UUID."""
+    digest = spec_hash(spec)
+    identity = f"{source['fingerprint']}/{source['mpp']}/{digest}"
+    return {
+        "format": STORE_FORMAT,
+        "version": FORMAT_VERSION,
+        "uuid": str(uuid.uuid5(_UUID_NAMESPACE, identity)),
+        "spec": spec,
+        "spec_hash": digest,
+        "source": source,
+    }
+
+
+def source_json(survey: Survey, token: str) -> dict[str, Json]:
+    """What a store keeps of its slide: an allow-list, nothing that identifies a person."""
+    facts = survey.facts
+    return {
+        "reader": facts.reader,
+        "vendor": facts.vendor,
+        "compression": facts.compression,
+        "width": facts.levels[0].width,
+        "height": facts.levels[0].height,
+        "mpp": list(survey.mpp.mpp),
+        "mpp_source": survey.mpp.source,
+        "objective_power": facts.objective_power,
+        "scanner": facts.scanner,
+        "bounds": list(facts.bounds),
+        "background": list(facts.background),
+        "fingerprint": facts.fingerprint,
+        "token": token,
+    }
+
+
+def _warnings(survey: Survey) -> list[str]:
+    own = [survey.mpp.warning] if survey.mpp.warning else []
+    return [*survey.facts.warnings, *own]
+
+
+def cut_shard(job: ShardJob) -> ShardDone:
+    """Read, cut, measure and encode one shard, and write it whole.
+
+    Raises:
+        SlideError: a native tile cannot be read; nothing is written then.
+        OSError: the disk is full, ...
+    """
+    writer = StoreWriter(job.store)
+    layout = writer.layouts()[job.group]
+    members = layout.shard_range(job.shard)
+    part = slice(members.start, members.stop)
+    columns = [writer.planned_column(job.group, name)[part] for name in ("x", "y")]
+    l0_xy = np.stack(columns, axis=1).astype(np.int32)
+    read = ReadPlan.from_json(writer.group_attributes(job.group))
+    with open_slide(job.source) as slide:
+        cutter = TileCutter(slide, read, layout.tile_size)
+        tiles, measured = encode_tiles(cutter.cut(l0_xy), layout.codec)
+    written = writer.write_shard(job.group, job.shard, tiles, measured)
+    return ShardDone(len(tiles), written, cutter.decoded)
+
+
+def encode_tiles(
+    tiles: Iterator[Rgb], codec: TileCodec
+) -> tuple[list[bytes], dict[str, npt.NDArray[np.float32]]]:
+    """Encode tiles (uint8 (S, S, 3) each) and measure their quality columns, float32 (N,)."""
+    encoded: list[bytes] = []
+    measured: list[tuple[float, ...]] = []
+    for tile in tiles:
+        measured.append(quality.measure(tile))
+        encoded.append(codec.encode(tile))
+    table = np.asarray(measured, dtype=np.float32).reshape(len(measured), len(quality.COLUMNS))
+    return encoded, {name: table[:, i] for i, name in enumerate(quality.COLUMNS)}
+
+
+@dataclass(frozen=True, slots=True)
+class FinishJob:
+    """A store whose shards are all there."""
+
+    id: str
+    store: Path
+    preview: Path | None
+    """Where to draw the picture that a person checks; None for no picture."""
+
+
+def finish_store(job: FinishJob) -> None:
+    """Commit a store and draw its preview."""
+    StoreWriter(job.store).commit()
+    if job.preview is not None:
+        draw_store_preview(job)
+
+
+def draw_store_preview(job: FinishJob) -> None:
+    """Draw the preview of a committed store: thumbnail, mask outline and tiles."""
+    from tiler.preview import draw_preview
+
+    store = TileStore(job.store)
+    group = store[store.groups[0]]
+    size = np.asarray(group.attributes["l0_per_px"]) * group.tile_size
+    l0_xy: Ints = np.stack([group.column("x"), group.column("y")], axis=1)
+    l0_rects = np.concatenate([l0_xy, np.broadcast_to(size, l0_xy.shape)], axis=1)
+    thumbnail = store.picture("thumbnail")
+    l0_per_px = store.attributes["source"]["width"] / thumbnail.shape[1]
+    caption = f"{job.id}   {group.mpp[0]:g} µm/px   {len(group)} tiles of {group.tile_size} px"
+    assert job.preview is not None
+    draw_preview(
+        thumbnail, store.picture("tissue_mask").astype(bool), l0_rects, l0_per_px, caption
+    ).save(job.preview)
