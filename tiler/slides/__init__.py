@@ -1,0 +1,120 @@
+"""The door to slides: find them, open one, whatever its format.
+
+`open_slide` chooses a reader by the content of a file: OpenSlide where it knows the format
+(OME-TIFF excepted, whose pyramids it does not see), the reader of plain TIFFs, the one of PNG and
+JPEG. Pixel frames and units are those of `tiler.slides.base`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tiler.errors import UnreadableSlide
+from tiler.slides.base import Level, Slide, SlideFacts
+from tiler.slides.discover import (
+    Source,
+    Sources,
+    find_pictures,
+    find_sources,
+    source_token,
+)
+
+if TYPE_CHECKING:
+    from tiler.slides.tiffpages import TiffContent
+
+__all__ = [
+    "Level",
+    "Slide",
+    "SlideFacts",
+    "Source",
+    "Sources",
+    "find_pictures",
+    "find_sources",
+    "open_slide",
+    "source_token",
+]
+
+_ANY_TIFF = "generic-tiff"
+"""OpenSlide's word for a TIFF of no vendor."""
+
+
+def open_slide(path: Path) -> Slide:
+    """Open a slide or a picture.
+
+    Open it in the process that reads it; the handles are not for sharing.
+
+    Args:
+        path: a file, or a folder that holds the files of one DICOM slide.
+
+    Raises:
+        UnreadableSlide: no reader opens it, or what it says about itself does not hold. The
+            message is one sentence without the file's name, which may be a patient's.
+    """
+    from tiler.slides import limits
+
+    try:
+        return _open(path)
+    except UnreadableSlide:
+        raise
+    except Exception as error:
+        # A damaged file makes the libraries raise nearly anything; one slide must not stop a run.
+        raise UnreadableSlide(f"it cannot be opened: {limits.spoken(error, path)}") from error
+
+
+def _open(path: Path) -> Slide:
+    # Imported here so that `import tiler.slides` costs no decoders.
+    from tiler.slides import dicom, picture, tiffpages
+    from tiler.slides.openslide import OpenSlideSlide
+
+    file = dicom.only_series(path)[0] if path.is_dir() else path
+    start = _first_bytes(file)
+    if start[:4] in tiffpages.TIFF_MAGIC:
+        return _open_tiff(file, tiffpages.read_tiff(file))
+    if _vendor(file) is not None:
+        return OpenSlideSlide(file)
+    if start.startswith((picture.PNG_MAGIC, picture.JPEG_MAGIC)):
+        return picture.PictureSlide(file)
+    raise UnreadableSlide("the file is no slide or picture of a known format")
+
+
+def _open_tiff(path: Path, content: TiffContent) -> Slide:
+    from tiler.slides import limits
+    from tiler.slides.openslide import OpenSlideSlide
+    from tiler.slides.tiff import TiffSlide
+
+    main = content.largest()
+    vendor = None if content.ome_xml else _vendor(path)
+    # Gray images of one file may be channels of fluorescence, which OpenSlide does not ask.
+    if vendor is None or (vendor == _ANY_TIFF and main.samples < 3):
+        return TiffSlide(path, content)
+    if main.kind != "uint8":
+        # OpenSlide would scale 16-bit values down to 8 bits without a word.
+        raise UnreadableSlide(limits.wrong_pixels(main.samples, main.kind))
+    try:
+        return OpenSlideSlide(path, content)
+    except UnreadableSlide:
+        if vendor != _ANY_TIFF:
+            raise
+        return TiffSlide(path, content)  # a codec that OpenSlide lacks, perhaps
+
+
+def _vendor(path: Path) -> str | None:
+    import openslide
+
+    try:
+        return openslide.OpenSlide.detect_format(str(path))
+    except openslide.OpenSlideError:
+        return None  # looked like a format, but does not hold: the other readers may know better
+
+
+def _first_bytes(path: Path) -> bytes:
+    if not path.exists():
+        raise UnreadableSlide("there is no such file")
+    if not path.is_file():
+        raise UnreadableSlide("it is neither a file nor a folder")
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start:
+        raise UnreadableSlide("the file is empty (0 bytes)")
+    return start

@@ -60,13 +60,13 @@ class SlideFacts:
     reader: str
     """`openslide`, `tiff` or `picture`."""
     vendor: str
-    """Format in OpenSlide's words (`aperio`, `hamamatsu`, `dicom`, ...), or `ome-tiff`, `png`, ..."""
+    """Format in OpenSlide's words (`aperio`, `hamamatsu`, ...), or `ome-tiff`, `png`, ..."""
     compression: str
     """Compression of level 0 (`jpeg`, `jpeg2000`, `deflate`, ...), or `unknown`."""
     levels: tuple[Level, ...]
     """Finest first."""
     mpp: tuple[float, float] | None
-    """µm per level-0 pixel in (x, y) as the file says, checked; None if absent or not believable."""
+    """µm per level-0 pixel in (x, y), checked; None if the file has none that is believable."""
     mpp_source: str
     """Where the mpp was found (`openslide`, `ome-xml`, `tiff tags`); `none` without one."""
     mpp_problem: str | None

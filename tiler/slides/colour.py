@@ -1,0 +1,48 @@
+"""From what files hold (gray, inverted gray, colour with alpha) to plain 8-bit RGB.
+
+Arrays are uint8, shape (height, width) or (height, width, channels), in RGB order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tiler.slides.base import Rgb
+
+WHITE = (255, 255, 255)
+"""Background of brightfield slides: glass."""
+
+
+def gray_to_rgb(gray: npt.NDArray[np.uint8]) -> Rgb:
+    """Repeat a gray picture of shape (height, width) in all three channels."""
+    return np.repeat(gray[:, :, np.newaxis], 3, axis=2)
+
+
+def over_background(
+    rgb: Rgb,
+    alpha: npt.NDArray[np.uint8],
+    background: tuple[int, int, int],
+    *,
+    premultiplied: bool = False,
+) -> Rgb:
+    """Lay a partly transparent picture over one colour, rounded to the nearest value.
+
+    Args:
+        rgb: uint8 (height, width, 3).
+        alpha: uint8 (height, width); 255 is opaque.
+        background: RGB, each 0 to 255.
+        premultiplied: the colours have been multiplied by alpha already ("associated").
+    """
+    if alpha.size == 0 or alpha.min() == 255:
+        return np.ascontiguousarray(rgb)
+    opacity = alpha[:, :, np.newaxis].astype(np.uint32)
+    own = rgb.astype(np.uint32) * (255 if premultiplied else opacity)
+    behind = np.asarray(background, np.uint32) * (255 - opacity)
+    blended: Rgb = np.minimum((own + behind + 127) // 255, 255).astype(np.uint8)
+    return blended
+
+
+def filled(height: int, width: int, background: tuple[int, int, int]) -> Rgb:
+    """Make a picture of one colour, uint8 (height, width, 3)."""
+    return np.full((height, width, 3), background, np.uint8)

@@ -1,0 +1,327 @@
+"""Slides that OpenSlide reads: SVS, NDPI, MRXS, SCN, BIF, VMS, DICOM and others.
+
+OpenSlide tells the facts and decodes. Where a level is a plain grid of TIFF tiles (`aperio`,
+`generic-tiff`), the tiles are decoded straight from the file's bytes instead: several times
+faster, and exact. OpenSlide addresses a level in whole level-0 pixels, so where a downsample is
+no whole number (2967 / 741) it blends neighbouring pixels of the level; that remains for formats
+that have no direct way. Frames and units are those of `base`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+import openslide
+
+from tiler.errors import PixelReadError, UnreadableSlide
+from tiler.slides import colour, limits, pyramid, resolution, segments
+from tiler.slides.base import Level, Rgb, SlideFacts
+from tiler.slides.resolution import PixelSize
+from tiler.slides.tiffpages import TiffContent, TiffImage
+
+_CELL_SIDES: Final = (64, 1024)
+"""Tile sides that make good cells; others are read in squares of `PREFERRED_CELL`."""
+
+_PLAIN_GRIDS: Final = frozenset({"aperio", "generic-tiff"})
+"""Formats whose TIFF tiles lie edge to edge, each at its place."""
+
+_SCANNER_PROPERTIES: Final = (
+    "tiff.Model",
+    "dicom.ManufacturerModelName",
+    "hamamatsu.Product",
+    "leica.device-model",
+    "ventana.ScannerModel",
+)
+"""All that is asked for a scanner's name; other properties name people, places and dates."""
+
+_SCANNER_NAME: Final = re.compile(r"[\w .+/()-]{1,64}", re.ASCII)
+
+_TRANSFER_SYNTAXES: Final = {
+    "1.2.840.10008.1.2": "none",
+    "1.2.840.10008.1.2.1": "none",
+    "1.2.840.10008.1.2.4.50": "jpeg",
+    "1.2.840.10008.1.2.4.51": "jpeg",
+    "1.2.840.10008.1.2.4.90": "jpeg2000",
+    "1.2.840.10008.1.2.4.91": "jpeg2000",
+    "1.2.840.10008.1.2.5": "rle",
+}
+"""Compression by DICOM transfer syntax (DICOM PS3.6, table A-1)."""
+
+_MPP_AT_POWER_ONE: Final = 10.0
+_POWER_TOLERANCE: Final = 1.6
+_FINGERPRINT_CELLS: Final = 64
+
+
+class OpenSlideSlide:
+    """A slide that OpenSlide reads, see `base.Slide`."""
+
+    def __init__(self, path: Path, content: TiffContent | None = None) -> None:
+        """Open the slide.
+
+        Args:
+            path: the file.
+            content: what `read_tiff` found in it; None if it is no TIFF.
+
+        Raises:
+            UnreadableSlide: OpenSlide cannot open it, or its levels do not hold.
+        """
+        self._path = path
+        self._fd = -1
+        self._background = colour.WHITE
+        self._open_handle()
+        try:
+            properties = dict(self._handle.properties)
+            self._levels = _levels(self._handle, properties)
+            self._background = _background(properties)
+            self._direct = _direct_images(self._levels, properties, content)
+            if any(self._direct):
+                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._facts = self._gather_facts(properties, content)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_handle(self) -> None:
+        try:
+            self._handle = openslide.OpenSlide(str(self._path))
+        except (openslide.OpenSlideError, OSError, ValueError) as error:
+            raise UnreadableSlide(
+                f"OpenSlide cannot open it: {limits.spoken(error, self._path)}"
+            ) from error
+        self._owner = os.getpid()
+
+    def _gather_facts(
+        self, properties: Mapping[str, str], content: TiffContent | None
+    ) -> SlideFacts:
+        size, power = _pixel_size(properties), _objective_power(properties)
+        quickhash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
+        return SlideFacts(
+            reader="openslide",
+            vendor=properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown"),
+            compression=_compression(properties, content),
+            levels=self._levels,
+            mpp=size.mpp,
+            mpp_source=size.source,
+            mpp_problem=size.problem,
+            objective_power=power,
+            bounds=_bounds(properties, self._levels[0]),
+            background=self._background,
+            fingerprint=f"quickhash1:{quickhash}" if quickhash else self._fingerprint(),
+            scanner=_scanner(properties),
+            warnings=(
+                *_size_warnings(size, power),
+                *pyramid.stretch_warnings(self._levels),
+            ),
+        )
+
+    @property
+    def facts(self) -> SlideFacts:
+        """What is known about the slide."""
+        return self._facts
+
+    def read_cell(self, level: int, column: int, row: int) -> Rgb:
+        """Decode one cell, see `base.Slide.read_cell`.
+
+        Raises:
+            PixelReadError: the bytes cannot be read or decoded. Other cells stay readable.
+        """
+        place = pyramid.check_cell(self._levels, level, column, row)
+        image = self._direct[level]
+        try:
+            # Aperio leaves out tiles that OpenSlide then paints from a coarser level.
+            if image is not None and not segments.is_sparse(image, column, row):
+                return segments.read_cell(self._fd, image, column, row, self._background)
+            return self._read_region(place, level, column, row)
+        except Exception as error:
+            # OpenSlideError, OSError, ValueError, and one class for each codec of imagecodecs.
+            reason = limits.spoken(error, self._path)
+            raise PixelReadError(pyramid.cell_failure(place, level, column, row, reason)) from error
+
+    def _read_region(self, place: Level, level: int, column: int, row: int) -> Rgb:
+        if self._owner != os.getpid():
+            # A handle from before a fork shares its file position with the parent's.
+            self._open_handle()
+        level_x, level_y = column * place.cell_width, row * place.cell_height
+        width = min(place.cell_width, place.width - level_x)
+        height = min(place.cell_height, place.height - level_y)
+        # OpenSlide divides by its own downsample, the mean of x and y, so that one is used here.
+        downsample = self._handle.level_downsamples[level]
+        corner = (round(level_x * downsample), round(level_y * downsample))
+        try:
+            pixels = np.asarray(self._handle.read_region(corner, level, (width, height)))
+        except openslide.OpenSlideError:
+            # After an error OpenSlide refuses all further reads on the handle.
+            self._handle.close()
+            self._open_handle()
+            raise
+        return colour.over_background(pixels[:, :, :3], pixels[:, :, 3], self._background)
+
+    def _fingerprint(self) -> str:
+        """Hash sizes and the pixels of the coarsest level, where OpenSlide offers no hash."""
+        digest = hashlib.sha256()
+        for place in self._levels:
+            digest.update(struct.pack("<QQ", place.width, place.height))
+        last, place = len(self._levels) - 1, self._levels[-1]
+        columns = -(-place.width // place.cell_width)
+        rows = -(-place.height // place.cell_height)
+        for index in limits.evenly_spaced(columns * rows, _FINGERPRINT_CELLS):
+            row, column = divmod(index, columns)
+            try:
+                digest.update(self.read_cell(last, column, row).tobytes())
+            except PixelReadError:
+                digest.update(b"unreadable")  # damage is part of what the file is
+        return f"tiles1:{digest.hexdigest()}"
+
+    def close(self) -> None:
+        """Release the file handles; closing twice is allowed."""
+        self._handle.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _levels(handle: openslide.OpenSlide, properties: Mapping[str, str]) -> tuple[Level, ...]:
+    sizes = handle.level_dimensions
+    if not sizes:
+        raise UnreadableSlide("it has no levels")
+    limits.check_slide_size(*sizes[0])
+    levels = []
+    for index, (width, height) in enumerate(sizes):
+        if width < 1 or height < 1:
+            break  # a pyramid that was halved once too often
+        cell_width, cell_height = _cell_size(properties, index)
+        downsample_x, downsample_y = pyramid.downsamples((width, height), sizes[0])
+        levels.append(Level(width, height, downsample_x, downsample_y, cell_width, cell_height))
+    return tuple(levels)
+
+
+def _cell_size(properties: Mapping[str, str], level: int) -> tuple[int, int]:
+    tile = [
+        int(properties.get(f"openslide.level[{level}].tile-{side}", "0"))
+        for side in ("width", "height")
+    ]
+    if tile[0] * tile[1] * 3 > limits.MAX_CELL_BYTES:
+        raise UnreadableSlide(
+            f"tiles of {tile[0]} x {tile[1]} px on level {level} are above the limit of "
+            f"{limits.MAX_CELL_BYTES // 2**20} MiB"
+        )
+    low, high = _CELL_SIDES
+    if all(low <= side <= high for side in tile):
+        return tile[0], tile[1]
+    return limits.PREFERRED_CELL, limits.PREFERRED_CELL
+
+
+def _direct_images(
+    levels: tuple[Level, ...], properties: Mapping[str, str], content: TiffContent | None
+) -> tuple[TiffImage | None, ...]:
+    """For each level, the TIFF image whose tiles are its cells; None where OpenSlide must read."""
+    vendor = properties.get(openslide.PROPERTY_NAME_VENDOR)
+    if content is None or vendor not in _PLAIN_GRIDS:
+        return (None,) * len(levels)
+    return tuple(_direct_image(place, content) for place in levels)
+
+
+def _direct_image(place: Level, content: TiffContent) -> TiffImage | None:
+    candidates = [
+        image
+        for image in content.images
+        if image.is_tiled and (image.width, image.height) == (place.width, place.height)
+    ]
+    if len(candidates) != 1:
+        return None
+    image = candidates[0]
+    # OpenSlide believes the TIFF's RGB, other decoders the JFIF marker's YCbCr: leave that to it.
+    is_ambiguous = image.photometric == segments.RGB and image.is_jfif
+    has_alpha = image.samples not in (1, 3)
+    if is_ambiguous or has_alpha or segments.why_not(image):
+        return None
+    is_cell = segments.cell_size(image) == (place.cell_width, place.cell_height)
+    return image if is_cell else None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return math.nan
+
+
+def _pixel_size(properties: Mapping[str, str]) -> PixelSize:
+    mpp_x = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
+    mpp_y = _number(properties.get(openslide.PROPERTY_NAME_MPP_Y))
+    if mpp_x is None or mpp_y is None:
+        return resolution.NO_PIXEL_SIZE
+    return resolution.checked(mpp_x, mpp_y, "openslide")
+
+
+def _objective_power(properties: Mapping[str, str]) -> float | None:
+    power = _number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
+    is_believable = power is not None and math.isfinite(power) and 0 < power <= 200
+    return power if is_believable else None
+
+
+def _size_warnings(size: PixelSize, power: float | None) -> list[str]:
+    if size.mpp is None:
+        return ["the file gives no believable µm per pixel"]
+    expected = _MPP_AT_POWER_ONE / power if power else size.mpp[0]
+    ratio = size.mpp[0] / expected
+    if max(ratio, 1 / ratio) <= _POWER_TOLERANCE:
+        return []
+    return [
+        f"an objective of {power:g}x and {size.mpp[0]:.4g} µm/px disagree: "
+        f"about {expected:.2g} µm/px would be usual"
+    ]
+
+
+def _bounds(properties: Mapping[str, str], place: Level) -> tuple[int, int, int, int]:
+    """Scanned part as (l0_x, l0_y, width, height), cut to the slide; the whole slide by default."""
+    try:
+        l0_x, l0_y, width, height = (
+            int(properties[f"openslide.bounds-{name}"]) for name in ("x", "y", "width", "height")
+        )
+    except (KeyError, ValueError):
+        return 0, 0, place.width, place.height
+    left, top = max(l0_x, 0), max(l0_y, 0)
+    right, bottom = min(l0_x + width, place.width), min(l0_y + height, place.height)
+    if right <= left or bottom <= top:
+        return 0, 0, place.width, place.height
+    return left, top, right - left, bottom - top
+
+
+def _background(properties: Mapping[str, str]) -> tuple[int, int, int]:
+    text = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "")
+    if not re.fullmatch(r"[0-9A-Fa-f]{6}", text):
+        return colour.WHITE
+    red, green, blue = bytes.fromhex(text)
+    return red, green, blue
+
+
+def _compression(properties: Mapping[str, str], content: TiffContent | None) -> str:
+    if content is not None:
+        return content.largest().compression_name
+    return _TRANSFER_SYNTAXES.get(properties.get("dicom.TransferSyntaxUID", ""), "unknown")
+
+
+def _scanner(properties: Mapping[str, str]) -> str | None:
+    names = (properties.get(name, "").strip() for name in _SCANNER_PROPERTIES)
+    return next((name for name in names if _SCANNER_NAME.fullmatch(name)), None)
