@@ -10,11 +10,13 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Set
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from manifests.checks import check_text, short
 from manifests.errors import ManifestError
 from manifests.files import Json, pretty_json, write_atomic
 from manifests.model import Manifest, Resolution, SlideInfo, StoreEntry
@@ -35,23 +37,29 @@ def load_manifest(path: str | Path) -> Manifest:
     if path.is_dir():
         path = path / "manifest.json"
     try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise ManifestError(f"{path} cannot be read ({error.strerror})") from error
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ManifestError(f"{path} cannot be read ({reason})") from error
     try:
         data = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path} is not valid JSON ({error})") from error
     _check_version(data, path)
-    _check_schema(data, path)
     try:
         return _manifest(data, path.parent)
     except ManifestError as error:
-        raise ManifestError(f"{path}: {error}") from error
+        # The dataclasses are stricter than the schema and ten times as fast; the schema is asked
+        # only where it can name the place in the file.
+        raise ManifestError(f"{path}: {schema_violation(data) or error}") from error
 
 
 def save_manifest(manifest: Manifest, path: str | Path) -> None:
-    """Write a manifest atomically; the folder must exist."""
+    """Write a manifest atomically; the folder must exist.
+
+    Raises:
+        OSError: the disk is full, read-only, ...; a file that was there is then untouched.
+    """
     write_atomic(Path(path), pretty_json(manifest_json(manifest)))
 
 
@@ -72,23 +80,29 @@ def manifest_schema() -> Json:
     return json.loads(files("manifests").joinpath(_SCHEMA_FILE).read_bytes())
 
 
+def schema_violation(data: Json) -> str | None:
+    """What the JSON schema has to say against a parsed manifest: `$.place: message`, or None."""
+    import jsonschema
+
+    validator = jsonschema.Draft202012Validator(manifest_schema())
+    try:
+        error = jsonschema.exceptions.best_match(validator.iter_errors(data))
+    except RecursionError:
+        return "$: nested too deeply"
+    if error is None:
+        return None
+    message = error.message if len(error.message) < 300 else error.message[:300] + "…"
+    return f"{error.json_path}: {message}"
+
+
 def _check_version(data: Json, path: Path) -> None:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ManifestError(f'{path} is not a histotile manifest: it lacks "format": "{FORMAT}"')
     if data.get("version") != VERSION or isinstance(data["version"], bool):
         raise ManifestError(
-            f"{path} has manifest version {data.get('version')!r}; this histotile reads {VERSION}"
+            f"{path} has manifest version {short(data.get('version'))}; "
+            f"this version of histotile reads {VERSION}"
         )
-
-
-def _check_schema(data: Json, path: Path) -> None:
-    import jsonschema
-
-    validator = jsonschema.Draft202012Validator(manifest_schema())
-    error = jsonschema.exceptions.best_match(validator.iter_errors(data))
-    if error is not None:
-        message = error.message if len(error.message) < 300 else error.message[:300] + "…"
-        raise ManifestError(f"{path}: {error.json_path}: {message}")
 
 
 def _refuse_constant(name: str) -> None:
@@ -98,30 +112,74 @@ def _refuse_constant(name: str) -> None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice")
+        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {short(twice)} stands twice in one object")
     return found
 
 
 def _manifest(data: Json, root: Path) -> Manifest:
-    return Manifest(
-        stores=tuple(_entry(entry) for entry in data["stores"]), root=root, extra=_extra(data)
-    )
+    known = {"format", "version", "generator", "stores"}
+    fields = _known(_without_own_keys(data, "the manifest"), known, {"stores"}, "the manifest")
+    if "generator" in fields:
+        names = {"name", "version"}
+        for key, value in _known(fields["generator"], names, names, "generator").items():
+            check_text(value, f"generator.{key}")
+    entries = tuple(_entry(entry) for entry in _list(fields["stores"], "stores"))
+    return Manifest(stores=entries, root=root, extra=_own_keys(data))
 
 
 def _entry(data: Json) -> StoreEntry:
-    fields = {key: value for key, value in data.items() if not key.startswith("x-")}
+    fields = _fields(_without_own_keys(data, "a store"), StoreEntry, "a store")
     if "slide" in fields:
-        slide = fields["slide"]
-        mpp = slide.get("mpp")
-        fields["slide"] = SlideInfo(**{**slide, "mpp": None if mpp is None else tuple(mpp)})
-    fields["resolutions"] = tuple(
-        Resolution(**{**item, "mpp": tuple(item["mpp"]), "scale": tuple(item["scale"])})
-        for item in fields.get("resolutions", ())
-    )
-    fields["labels"] = tuple(fields.get("labels", ()))
-    fields["warnings"] = tuple(fields.get("warnings", ()))
-    return StoreEntry(**fields, extra=_extra(data))
+        slide = _fields(fields["slide"], SlideInfo, "slide")
+        fields["slide"] = SlideInfo(**_with_tuples(slide, "mpp"))
+    if "resolutions" in fields:
+        fields["resolutions"] = tuple(
+            Resolution(**_with_tuples(_fields(item, Resolution, "a resolution"), "mpp", "scale"))
+            for item in _list(fields["resolutions"], "resolutions")
+        )
+    return StoreEntry(**_with_tuples(fields, "labels", "warnings"), extra=_own_keys(data))
+
+
+def _fields(data: Json, kind: type, what: str) -> dict[str, Any]:
+    """The keys of an object as fields of a dataclass; unknown keys and gaps are refused."""
+    fields = _known(data, *_field_names(kind), what)
+    for key, value in fields.items():
+        # None stands for an absent key in the dataclasses; in the file it stands for nothing.
+        if value is None:
+            raise ManifestError(f"{what}: {key} must not be null")
+    return fields
+
+
+def _known(data: Json, known: Set[str], needed: Set[str], what: str) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise ManifestError(f"{what} must be an object, got {short(data)}")
+    if not needed <= data.keys():
+        raise ManifestError(f"{what} lacks {', '.join(sorted(needed - data.keys()))}")
+    if not data.keys() <= known:
+        raise ManifestError(f"{what} has the unknown key {short(min(data.keys() - known))}")
+    return data
+
+
+def _list(value: Json, what: str) -> list[Json]:
+    if not isinstance(value, list):
+        raise ManifestError(f"{what} must be a list, got {short(value)}")
+    return value
+
+
+@functools.cache
+def _field_names(kind: type) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of the fields of a dataclass that may stand in the file, and of those that must."""
+    fields = [item for item in dataclasses.fields(kind) if item.name != "extra"]
+    nothing = dataclasses.MISSING
+    needed = [f.name for f in fields if f.default is nothing and f.default_factory is nothing]
+    return frozenset(item.name for item in fields), frozenset(needed)
+
+
+def _with_tuples(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The fields with the named JSON lists as tuples; what is no list is left to the checks."""
+    found = {name: fields[name] for name in names if isinstance(fields.get(name), list)}
+    return {**fields, **{name: tuple(value) for name, value in found.items()}}
 
 
 def _entry_json(entry: StoreEntry) -> Json:
@@ -134,10 +192,18 @@ def _entry_json(entry: StoreEntry) -> Json:
 
 
 def _without_defaults(value: StoreEntry | SlideInfo) -> dict[str, Any]:
-    """The fields that say something; what is None or empty is left out."""
+    """The fields that say something; what is None, zero or empty is left out."""
     found = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
-    return {key: item for key, item in found.items() if item not in (None, (), {}, False)}
+    plain = {key: dict(item) if isinstance(item, Mapping) else item for key, item in found.items()}
+    return {key: item for key, item in plain.items() if item not in (None, (), {}, False)}
 
 
-def _extra(data: Mapping[str, Json]) -> dict[str, Json]:
+def _own_keys(data: Mapping[str, Json]) -> dict[str, Json]:
+    """The keys that users add: they begin with `x-` and are kept on a round trip."""
     return {key: value for key, value in data.items() if key.startswith("x-")}
+
+
+def _without_own_keys(data: Json, what: str) -> dict[str, Json]:
+    if not isinstance(data, dict):
+        raise ManifestError(f"{what} must be an object, got {short(data)}")
+    return {key: value for key, value in data.items() if not key.startswith("x-")}

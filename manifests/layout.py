@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,9 @@ FORMAT_VERSION = 1
 COMMIT_FILE = "commit.json"
 SOURCES_FILE = "sources.json"
 PARTS_FOLDER = ".parts"
+
+Column = npt.NDArray[Any]
+"""One value per tile, shape (N,)."""
 
 _DTYPES = ("bool", "uint8", "int32", "int64", "float32", "float64")
 _BYTES_CODEC: Json = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -51,6 +55,28 @@ class TilesLayout:
     def __post_init__(self) -> None:
         if self.count < 0 or self.tile_size < 1 or self.shard_tiles < 1:
             raise ValueError(f"counts and sizes must be positive: {self}")
+
+    @classmethod
+    def from_zarr_json(cls, metadata: Json) -> Self:
+        """The inverse of `zarr_json`.
+
+        Raises:
+            StoreError: the array is not one that histotile writes.
+        """
+        try:
+            sharding = metadata["codecs"][0]
+            if sharding["name"] != "sharding_indexed":
+                raise StoreError(f"tiles are stored with {sharding['name']}, not sharding_indexed")
+            return cls(
+                count=metadata["shape"][0],
+                tile_size=metadata["shape"][1],
+                shard_tiles=metadata["chunk_grid"]["configuration"]["chunk_shape"][0],
+                codec=codec_from_zarr(sharding["configuration"]["codecs"]),
+            )
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"the tiles array has metadata that histotile never writes ({error})"
+            ) from error
 
     @property
     def shards(self) -> int:
@@ -188,6 +214,7 @@ __all__ = [
     "PARTS_FOLDER",
     "SOURCES_FILE",
     "STORE_FORMAT",
+    "Column",
     "TilesLayout",
     "column_json",
     "decode_column",

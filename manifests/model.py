@@ -7,12 +7,26 @@ pixels, resolutions µm per pixel, pairs are (x, y). Paths are POSIX and relativ
 
 from __future__ import annotations
 
-import math
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
+from manifests.checks import (
+    check_count,
+    check_extra,
+    check_json,
+    check_keys,
+    check_name,
+    check_pair,
+    check_positive,
+    check_relative_path,
+    check_text,
+    check_texts,
+    short,
+)
 from manifests.errors import ManifestError
 from manifests.files import Json
 
@@ -30,6 +44,10 @@ CURATED_FIELDS = (
     "sample_type",
 )
 """What people say about a slide, as opposed to what the slide says itself."""
+
+CODEC_NAMES = ("jpeg", "zstd")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +71,12 @@ class Resolution:
 
     def __post_init__(self) -> None:
         check_name(self.group, "resolutions.group")
-        positive = (*self.mpp, self.mpp_requested, *self.scale)
-        if not all(math.isfinite(v) and v > 0 for v in positive):
-            raise ManifestError(f"resolution {self.group}: mpp and scale must be positive numbers")
-        if self.tile_size < 1 or self.tiles < 0 or self.level < 0:
-            raise ManifestError(f"resolution {self.group}: sizes and counts cannot be negative")
+        check_pair(self.mpp, "resolutions.mpp")
+        check_positive(self.mpp_requested, "resolutions.mpp_requested")
+        check_count(self.tile_size, "resolutions.tile_size", least=1, most=65535)
+        check_count(self.tiles, "resolutions.tiles")
+        check_count(self.level, "resolutions.level")
+        check_pair(self.scale, "resolutions.scale")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +98,16 @@ class SlideInfo:
     """Where that mpp was found."""
     objective_power: float | None = None
     """Nominal magnification."""
+
+    def __post_init__(self) -> None:
+        for name in ("reader", "vendor", "compression", "fingerprint", "mpp_source"):
+            check_text(getattr(self, name), f"slide.{name}")
+        check_count(self.width, "slide.width")
+        check_count(self.height, "slide.height")
+        if self.mpp is not None:
+            check_pair(self.mpp, "slide.mpp")
+        if self.objective_power is not None:
+            check_positive(self.objective_power, "slide.objective_power", most=1e6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +144,7 @@ class StoreEntry:
     resolutions: tuple[Resolution, ...] = ()
     codec: Mapping[str, Json] | None = None
     bytes: int = 0
-    """Size of the store on disk."""
+    """Size of the store's files on disk, in bytes."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Grid positions that each filter dropped (`tissue`, `edge`, `max_tiles`, ...)."""
     warnings: tuple[str, ...] = ()
@@ -126,8 +155,15 @@ class StoreEntry:
 
     def __post_init__(self) -> None:
         check_name(self.id, "id")
+        self._check_outcome()
+        self._check_texts()
+        self._check_contents()
+        check_extra(self.extra, self.id)
+
+    def _check_outcome(self) -> None:
+        """A failed slide has a reason and no store; any other has a store that can be named."""
         if self.status not in STATUSES:
-            raise ManifestError(f"{self.id}: status must be one of {STATUSES}, got {self.status!r}")
+            raise ManifestError(f"{self.id}: {short(self.status)} is no status; use {STATUSES}")
         if self.status == "failed":
             if self.path is not None or not self.reason:
                 raise ManifestError(f"{self.id}: a failed slide has a reason and no path")
@@ -135,9 +171,35 @@ class StoreEntry:
             raise ManifestError(f"{self.id}: a store needs path, uuid and spec_hash")
         if self.path is not None:
             check_relative_path(self.path, f"{self.id}: path")
-        for key in self.extra:
-            if not key.startswith("x-"):
-                raise ManifestError(f"{self.id}: unknown key {key!r}; own keys begin with x-")
+
+    def _check_texts(self) -> None:
+        check_text(self.source, f"{self.id}: source")
+        for name in ("reason", "uuid", "spec_hash", *CURATED_FIELDS):
+            value = getattr(self, name)
+            if value is not None:
+                check_text(value, f"{self.id}: {name}")
+        if self.uuid is not None and not _UUID.fullmatch(self.uuid):
+            raise ManifestError(f"{self.id}: {short(self.uuid)} is not a UUID in lower case")
+        if self.spec_hash is not None and not _SHA256.fullmatch(self.spec_hash):
+            raise ManifestError(f"{self.id}: spec_hash must be 64 hexadecimal digits in lower case")
+
+    def _check_contents(self) -> None:
+        if not isinstance(self.packed, bool):
+            raise ManifestError(f"{self.id}: packed must be true or false")
+        check_texts(self.labels, f"{self.id}: labels")
+        check_texts(self.warnings, f"{self.id}: warnings")
+        check_count(self.bytes, f"{self.id}: bytes")
+        check_keys(self.dropped, f"{self.id}: dropped")
+        for value in self.dropped.values():
+            check_count(value, f"{self.id}: dropped")
+        check_keys(self.columns, f"{self.id}: columns")
+        if not all(isinstance(value, str) for value in self.columns.values()):
+            raise ManifestError(f"{self.id}: columns must be strings")
+        check_json(self.columns, f"{self.id}: columns")
+        if self.codec is not None:
+            check_json(self.codec, f"{self.id}: codec")
+            if not isinstance(self.codec, Mapping) or self.codec.get("name") not in CODEC_NAMES:
+                raise ManifestError(f"{self.id}: codec must have a name, one of {CODEC_NAMES}")
 
     @property
     def tiles(self) -> int:
@@ -156,10 +218,12 @@ class Manifest:
     """Unknown top-level keys that begin with `x-`, kept on a round trip."""
 
     def __post_init__(self) -> None:
-        ids = [entry.id for entry in self.stores]
-        if len(set(ids)) != len(ids):
-            twice = sorted({name for name in ids if ids.count(name) > 1})
-            raise ManifestError(f"the manifest has two entries with the id {', '.join(twice)}")
+        counts = Counter(entry.id for entry in self.stores)
+        twice = sorted(name for name, count in counts.items() if count > 1)
+        if twice:
+            shown = ", ".join(twice[:10]) + (" …" if len(twice) > 10 else "")
+            raise ManifestError(f"the manifest has two entries with the id {shown}")
+        check_extra(self.extra, "the manifest")
         object.__setattr__(self, "stores", tuple(sorted(self.stores, key=lambda e: e.id)))
 
     def store_path(self, entry: StoreEntry) -> Path:
@@ -167,26 +231,14 @@ class Manifest:
         if entry.path is None:
             raise ManifestError(f"{entry.id} failed and has no store: {entry.reason}")
         path = self.root / entry.path
-        if not path.resolve().is_relative_to(self.root.resolve()):
+        try:
+            inside = path.resolve().is_relative_to(self.root.resolve())
+        except (OSError, RuntimeError) as error:  # RuntimeError: a ring of symbolic links
+            raise ManifestError(f"{entry.id}: {entry.path} cannot be followed ({error})") from error
+        if not inside:
             raise ManifestError(f"{entry.id}: {entry.path} leads out of the manifest's folder")
         return path
 
     def committed(self) -> tuple[StoreEntry, ...]:
         """The entries that have tiles."""
         return tuple(entry for entry in self.stores if entry.status == "done")
-
-
-def check_relative_path(path: str, where: str) -> None:
-    """Refuse a path that is absolute, leaves its root, or is not plain POSIX."""
-    parts = PurePosixPath(path).parts
-    bad = not parts or path.startswith(("/", "~")) or ".." in parts
-    if bad or any(c in path for c in "\\:\0\n"):
-        raise ManifestError(
-            f"{where}: {path!r} must be a relative POSIX path inside the manifest's folder"
-        )
-
-
-def check_name(name: str, where: str) -> None:
-    """Refuse a name that is not one plain path component."""
-    if not name or name in (".", "..") or len(name) > 200 or any(c in name for c in "/\\:\0\n"):
-        raise ManifestError(f"{where}: {name!r} is not a plain name")

@@ -1,13 +1,16 @@
 """One Zarr v3 shard (`sharding_indexed`, index at the end) written and read by hand.
 
-Layout: the payloads one after another, then for each slot two little-endian uint64 (offset and
-length in bytes from the start of the file), then the crc32c of that index as little-endian uint32.
-A slot without a tile holds 2^64 - 1 twice. Each payload ends in the crc32c of what precedes it
-(the inner `crc32c` codec), so that a flipped bit is an error and never a wrong pixel.
+Layout: a label of 16 bytes, the payloads one after another, then for each slot two little-endian
+uint64 (offset and length in bytes from the start of the file), then the crc32c of that index as
+little-endian uint32. A slot without a tile holds 2^64 - 1 twice. Each payload ends in the crc32c of
+what precedes it (the inner `crc32c` codec), so that a flipped bit is an error and never a wrong
+pixel. The label says which shard of which store the file is; Zarr readers never look at it, since
+the index points past it. Without it, two shards that were swapped would read as each other.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from collections.abc import Sequence
@@ -22,20 +25,27 @@ from manifests.files import crc32c
 _MISSING = 0xFFFF_FFFF_FFFF_FFFF
 _ENTRY_BYTES = 16
 _CRC_BYTES = 4
+_LABEL_BYTES = 16
 
 
-def build_shard(tiles: Sequence[bytes], slots: int) -> bytes:
+def shard_label(uuid: str, group: str, shard: int) -> bytes:
+    """The first bytes of a shard file: which one of which store it is."""
+    return hashlib.sha256(f"{uuid}/{group}/{shard}".encode()).digest()[:_LABEL_BYTES]
+
+
+def build_shard(label: bytes, tiles: Sequence[bytes], slots: int) -> bytes:
     """Assemble the bytes of a shard.
 
     Args:
+        label: of `shard_label`.
         tiles: encoded tiles, without checksums; tile i goes to slot i.
         slots: tiles that a full shard holds; slots past `tiles` are marked as not written.
     """
     if len(tiles) > slots:
         raise ValueError(f"{len(tiles)} tiles do not fit into a shard of {slots} slots")
     index = np.full((slots, 2), _MISSING, dtype="<u8")
-    parts: list[bytes] = []
-    offset = 0
+    parts = [label]
+    offset = len(label)
     for slot, tile in enumerate(tiles):
         length = len(tile) + _CRC_BYTES
         index[slot] = offset, length
@@ -48,29 +58,32 @@ def build_shard(tiles: Sequence[bytes], slots: int) -> bytes:
 class Shard:
     """A shard file open for reading. Reads use `pread`: safe for threads and after a fork."""
 
-    def __init__(self, path: Path, slots: int) -> None:
-        """Open the file and check its index.
+    def __init__(self, path: Path, slots: int, label: bytes) -> None:
+        """Open the file and check its label and its index.
 
         Raises:
-            StoreError: the file is missing, too short, or its index fails its checksum.
+            StoreError: the file is missing, too short, another shard than `label` says, or its
+                index fails its checksum.
         """
         self._path = path
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise StoreError(f"shard {path.name} cannot be opened ({error.strerror})") from error
+            raise StoreError(f"shard {path} cannot be opened ({error.strerror})") from error
         self.size = os.fstat(self._descriptor).st_size
         self._index = self._read_index(slots)
+        if self._read(_LABEL_BYTES, 0) != label:
+            raise StoreError(f"{path} is not the shard that its name says; were files mixed up?")
 
     def _read_index(self, slots: int) -> npt.NDArray[np.uint64]:
         length = slots * _ENTRY_BYTES + _CRC_BYTES
-        if self.size < length:
+        if self.size < _LABEL_BYTES + length:
             raise StoreError(
-                f"shard {self._path.name} has {self.size} bytes, fewer than its index ({length})"
+                f"shard {self._path} has {self.size} bytes, fewer than its index ({length})"
             )
-        raw = os.pread(self._descriptor, length, self.size - length)
+        raw = self._read(length, self.size - length)
         if len(raw) != length or crc32c(raw[:-_CRC_BYTES]) != _uint32(raw[-_CRC_BYTES:]):
-            raise StoreError(f"the index of shard {self._path.name} fails its checksum")
+            raise StoreError(f"the index of shard {self._path} fails its checksum")
         return np.frombuffer(raw[:-_CRC_BYTES], dtype="<u8").reshape(slots, 2)
 
     def read(self, slot: int) -> bytes:
@@ -81,13 +94,19 @@ class Shard:
         """
         offset, length = (int(v) for v in self._index[slot])
         if offset == _MISSING:
-            raise StoreError(f"slot {slot} of shard {self._path.name} was never written")
+            raise StoreError(f"slot {slot} of shard {self._path} was never written")
         if length < _CRC_BYTES or offset + length > self.size:
-            raise StoreError(f"slot {slot} of shard {self._path.name} points outside the file")
-        raw = os.pread(self._descriptor, length, offset)
+            raise StoreError(f"slot {slot} of shard {self._path} points outside the file")
+        raw = self._read(length, offset)
         if len(raw) != length or crc32c(raw[:-_CRC_BYTES]) != _uint32(raw[-_CRC_BYTES:]):
-            raise StoreError(f"the tile in slot {slot} of shard {self._path.name} fails its crc32c")
+            raise StoreError(f"the tile in slot {slot} of shard {self._path} fails its crc32c")
         return raw[:-_CRC_BYTES]
+
+    def _read(self, length: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._descriptor, length, offset)
+        except OSError as error:
+            raise StoreError(f"shard {self._path} cannot be read ({error.strerror})") from error
 
     def close(self) -> None:
         """Close the descriptor; reading afterwards is an error."""
