@@ -62,8 +62,16 @@ def remove_temporaries(folder: Path) -> int:
 
 
 def crc32c(data: bytes | memoryview) -> int:
-    """CRC-32C (Castagnoli) of `data`, as Zarr's `crc32c` codec computes it."""
+    """CRC-32C (Castagnoli) of `data`, as Zarr's `crc32c` codec computes it.
+
+    Of no use for a file that ends in its own crc32c: those of equal length share one value.
+    """
     return int(google_crc32c.value(bytes(data)))
+
+
+def sha256(data: bytes) -> str:
+    """sha256 of a file's content, 64 hexadecimal digits: what `sha256sum` prints."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def canonical_json(value: Json) -> bytes:
@@ -82,4 +90,4 @@ def pretty_json(value: Json) -> bytes:
 
 def spec_hash(spec: Mapping[str, Json]) -> str:
     """sha256 of the canonical JSON of a spec, as 64 hexadecimal digits."""
-    return hashlib.sha256(canonical_json(spec)).hexdigest()
+    return sha256(canonical_json(spec))

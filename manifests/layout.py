@@ -8,7 +8,7 @@
    thumbnail/, tissue_mask/   small pictures of the slide
    sources.json               packed stores: the pictures that the tiles were cut from
    .parts/                    while writing: one record per finished shard
-   commit.json                written last: length and crc32c of every file
+   commit.json                written last: length and sha256 of every file
 """
 
 from __future__ import annotations

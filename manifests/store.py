@@ -21,7 +21,7 @@ import numpy.typing as npt
 from manifests import layout
 from manifests.codec import Rgb
 from manifests.errors import StoreError
-from manifests.files import Json, crc32c, pretty_json
+from manifests.files import Json, pretty_json, sha256
 from manifests.layout import Column, TilesLayout
 from manifests.shard import Shard, shard_label
 from manifests.writer import GroupPlan, ShardRecord, StoreWriter
@@ -78,7 +78,7 @@ class TileStore:
             data = (self.path / name).read_bytes()
         except OSError as error:
             raise StoreError(f"{self.path / name} cannot be read ({error.strerror})") from error
-        if (len(data), crc32c(data)) != committed:
+        if (len(data), sha256(data)) != committed:
             raise StoreError(f"{self.path / name} was changed after the store was committed")
         return data
 
@@ -87,12 +87,12 @@ class TileStore:
         found = json.loads(self.read_file(name)).get("attributes", {})
         return dict(found)
 
-    def committed_file(self, name: str) -> tuple[int, int]:
-        """Bytes and crc32c that the commit record says a file has."""
+    def committed_file(self, name: str) -> tuple[int, str]:
+        """Bytes and sha256 that the commit record says a file has."""
         if name not in self._files:
             raise StoreError(f"{self.path} has no file {name}")
-        size, checksum = self._files[name]
-        return int(size), int(checksum)
+        size, digest = self._files[name]
+        return int(size), str(digest)
 
     def files(self) -> tuple[str, ...]:
         """Names of all files that were committed, sorted; `commit.json` is not one of them."""
@@ -193,10 +193,10 @@ class TileGroup:
 
     def _shard(self, shard: int) -> Shard:
         name = f"{self.name}/{TilesLayout.shard_file(shard)}"
-        size, checksum = self.store.committed_file(name)
+        size, digest = self.store.committed_file(name)
         path = self.store.path / name
         owner = (self.store.attributes["uuid"], self.name, shard)
-        opened = _open_shard(path, checksum, self.layout.shard_tiles, owner)
+        opened = _open_shard(path, digest, self.layout.shard_tiles, owner)
         if opened.size != size:
             raise StoreError(f"{path} has {opened.size} bytes, but {size} were committed")
         return opened
@@ -208,11 +208,11 @@ class _ShardCache:
     def __init__(self) -> None:
         self.process = os.getpid()
         self.lock = Lock()
-        self.shards: OrderedDict[tuple[Path, int], Shard] = OrderedDict()
+        self.shards: OrderedDict[tuple[Path, str], Shard] = OrderedDict()
 
-    def open(self, path: Path, checksum: int, slots: int, owner: tuple[str, str, int]) -> Shard:
-        # The checksum is part of the key: a store that was written anew has other shards.
-        key = (path, checksum)
+    def open(self, path: Path, digest: str, slots: int, owner: tuple[str, str, int]) -> Shard:
+        # The digest is part of the key: a store that was written anew has other shards.
+        key = (path, digest)
         with self.lock:
             shard = self.shards.get(key)
             if shard is None:
@@ -227,12 +227,12 @@ class _ShardCache:
 _cache = _ShardCache()
 
 
-def _open_shard(path: Path, checksum: int, slots: int, owner: tuple[str, str, int]) -> Shard:
+def _open_shard(path: Path, digest: str, slots: int, owner: tuple[str, str, int]) -> Shard:
     global _cache
     if _cache.process != os.getpid():
         # A lock that another thread held during the fork would never be released here.
         _cache = _ShardCache()
-    return _cache.open(path, checksum, slots, owner)
+    return _cache.open(path, digest, slots, owner)
 
 
 def is_committed(path: Path) -> bool:
@@ -252,8 +252,8 @@ def _read_commit(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path} is not committed: its run was interrupted; run it again")
     try:
         commit = json.loads(file.read_bytes())
-        body = {key: value for key, value in commit.items() if key != "crc32c"}
-        checksum = crc32c(pretty_json(body))
+        body = {key: value for key, value in commit.items() if key != "sha256"}
+        digest = sha256(pretty_json(body))
     except OSError as error:
         raise StoreError(f"{file} cannot be read ({error.strerror})") from error
     except (ValueError, AttributeError, RecursionError) as error:
@@ -265,7 +265,7 @@ def _read_commit(path: Path) -> dict[str, Any]:
             f"{path} has store format {commit.get('version')!r}; "
             f"this version of histotile reads {layout.FORMAT_VERSION}"
         )
-    if commit.get("crc32c") != checksum:
+    if commit.get("sha256") != digest:
         raise StoreError(f"{file} fails its own checksum")
     if not {"uuid", "groups", "files", "totals"} <= commit.keys():
         raise StoreError(f"{file} lacks one of uuid, groups, files and totals")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from manifests import layout
 from manifests.codec import TileCodec
 from manifests.errors import StoreError
-from manifests.files import Json, crc32c, pretty_json, remove_temporaries, write_atomic
+from manifests.files import Json, pretty_json, remove_temporaries, sha256, write_atomic
 from manifests.layout import Column, TilesLayout
 from manifests.shard import build_shard, shard_label
 
@@ -29,7 +29,7 @@ class ShardRecord:
     """What is known of a finished shard before its store is committed."""
 
     bytes: int
-    crc32c: int
+    sha256: str
     columns: Mapping[str, list[float]]
     """Columns that were measured on the pixels, one value per tile of the shard."""
 
@@ -155,7 +155,7 @@ class StoreWriter:
         write_atomic(self.path / group / TilesLayout.shard_file(shard), data)
         record = {
             "bytes": len(data),
-            "crc32c": crc32c(data),
+            "sha256": sha256(data),
             "columns": {name: values.tolist() for name, values in columns.items()},
         }
         write_atomic(self._part(group, shard), pretty_json(record))
@@ -173,7 +173,7 @@ class StoreWriter:
             StoreError: a shard is missing.
         """
         attributes = self.attributes()
-        shards: dict[str, list[int]] = {}
+        shards: dict[str, tuple[int, str]] = {}
         tiles = 0
         for group, tiles_layout in self.layouts().items():
             records = list(self._records(group, tiles_layout))
@@ -181,7 +181,7 @@ class StoreWriter:
             tiles += tiles_layout.count
             for number, record in enumerate(records):
                 name = f"{group}/{TilesLayout.shard_file(number)}"
-                shards[name] = [record.bytes, record.crc32c]
+                shards[name] = (record.bytes, record.sha256)
         remove_temporaries(self.path)
         files = self._checksums(shards)
         totals = {"tiles": tiles, "bytes": sum(size for size, _ in files.values())}
@@ -194,7 +194,7 @@ class StoreWriter:
             "files": files,
             "totals": totals,
         }
-        body["crc32c"] = crc32c(pretty_json(body))
+        body["sha256"] = sha256(pretty_json(body))
         write_atomic(self.path / layout.COMMIT_FILE, pretty_json(body))
         self.remove_parts()
         return totals
@@ -228,8 +228,8 @@ class StoreWriter:
             return None
         return record if record.bytes == size else None
 
-    def _checksums(self, known: Mapping[str, list[int]]) -> dict[str, list[int]]:
-        files: dict[str, list[int]] = {}
+    def _checksums(self, known: Mapping[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
+        files: dict[str, tuple[int, str]] = {}
         for file in sorted(self.path.rglob("*")):
             name = file.relative_to(self.path).as_posix()
             if not file.is_file() or name == layout.COMMIT_FILE:
@@ -240,7 +240,7 @@ class StoreWriter:
                 files[name] = known[name]
             else:
                 data = file.read_bytes()
-                files[name] = [len(data), crc32c(data)]
+                files[name] = (len(data), sha256(data))
         return files
 
     def _part(self, group: str, shard: int) -> Path:
