@@ -7,6 +7,7 @@ task writes depends on the job alone. `l0_` is level-0 pixels, mpp µm per pixel
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ import numpy.typing as npt
 from manifests.codec import TileCodec
 from manifests.files import Json, remove_temporaries, spec_hash
 from manifests.layout import FORMAT_VERSION, STORE_FORMAT
-from manifests.store import StoreWriter, TileStore
+from manifests.store import TileStore
+from manifests.writer import StoreWriter
 from tiler import quality
 from tiler.errors import SlideError
 from tiler.grid import Ints
@@ -26,9 +28,21 @@ from tiler.options import TileSpec
 from tiler.pixels import Overview, TileCutter, read_overview
 from tiler.plan import ReadPlan, SlideMpp, TilePlan, plan_read, plan_tiles, slide_mpp
 from tiler.roi import load_rois
-from tiler.slides import Slide, SlideFacts, open_slide, source_token
+from tiler.slides import Slide, SlideFacts, Source, open_slide, source_token
 from tiler.slides.base import Rgb
 from tiler.tissue import find_tissue
+
+_COLOUR_STEP = 16
+"""Grey levels that count as one when the commonest colour is looked for."""
+
+_GAUDY = 90
+"""Difference of colour channels, in grey levels, that a bright and common colour cannot have."""
+
+_GAUDY_SHARE = 0.25
+"""Share of the picture from which a colour is common."""
+
+_BRIGHT = 130
+"""Mean grey level from which a colour is bright."""
 
 _UUID_NAMESPACE = uuid.UUID("6f1d1a52-3c0e-5d0a-9f0b-6a1c7a6b2e11")
 
@@ -39,10 +53,7 @@ class SlideJob:
 
     id: str
     """Name of the store, without `.zarr`."""
-    source: Path
-    """The slide's file or folder."""
-    files: tuple[Path, ...]
-    """All files that make up the slide."""
+    source: Source
     store: Path
     """Where its store goes."""
     spec: TileSpec
@@ -56,6 +67,8 @@ class SlideJob:
     """Class names whose regions are excluded, besides the usual ones."""
     roi_digest: str | None = None
     """Hash of those regions."""
+    overwrite: bool = False
+    """Whether a store begun with another slide may be replaced."""
 
     def spec_json(self) -> dict[str, Json]:
         """What the user asked for, as it is hashed and compared on a resume."""
@@ -94,6 +107,8 @@ class Survey:
     """Where tiles may lie, bool, shape of the overview."""
     plans: tuple[TilePlan, ...]
     """One per requested mpp."""
+    warnings: tuple[str, ...]
+    """What a person should know before trusting these tiles."""
 
 
 def survey_slide(slide: Slide, job: SlideJob) -> Survey:
@@ -112,20 +127,42 @@ def survey_slide(slide: Slide, job: SlideJob) -> Survey:
         plan_tiles(facts, read, job.spec, None if everything else mask, facts.fingerprint)
         for read in reads
     )
-    return Survey(facts, mpp, overview, mask, plans)
+    own = (mpp.warning,) if mpp.warning else ()
+    return Survey(
+        facts, mpp, overview, mask, plans, (*facts.warnings, *own, *_odd_colours(overview.pixels))
+    )
 
 
 def _allowed(facts: SlideFacts, overview: Overview, job: SlideJob) -> npt.NDArray[np.bool_]:
     shape = overview.pixels.shape[:2]
+    mask = np.ones(shape, dtype=np.bool_)
     if job.spec.tissue:
-        mask = find_tissue(overview.pixels, overview.mpp, background=facts.background).mask
-    else:
-        mask = np.ones(shape, dtype=np.bool_)
+        found = find_tissue(overview.pixels, overview.mpp, background=facts.background)
+        mask = found.tissue
     if job.roi is not None:
         finest = facts.levels[0]
         per_px = (finest.width / shape[1], finest.height / shape[0])
-        mask &= load_rois(job.roi, job.roi_exclude).rasterise((shape[0], shape[1]), *per_px)
+        rois = load_rois(job.roi, job.roi_exclude)
+        mask = mask & rois.rasterise((shape[0], shape[1]), *per_px)
     return mask
+
+
+def _odd_colours(overview: Rgb) -> tuple[str, ...]:
+    """No stain paints a quarter of a slide in one bright gaudy colour; a mislabelled file does."""
+    steps = (overview.reshape(-1, 3) // _COLOUR_STEP).astype(np.int64)
+    codes, counts = np.unique(steps @ np.array([10_000, 100, 1]), return_counts=True)
+    code = int(codes[counts.argmax()])
+    middle = _COLOUR_STEP // 2
+    colour = tuple(
+        v * _COLOUR_STEP + middle for v in (code // 10_000, code // 100 % 100, code % 100)
+    )
+    gaudy = max(colour) - min(colour) >= _GAUDY and sum(colour) / 3 >= _BRIGHT
+    if not gaudy or counts.max() < _GAUDY_SHARE * len(steps):
+        return ()
+    return (
+        f"much of it has the colour {colour}: "
+        "is the colour space of the file (RGB or YCbCr) labelled rightly?",
+    )
 
 
 def plan_slide(job: SlideJob) -> list[ShardJob]:
@@ -139,13 +176,13 @@ def plan_slide(job: SlideJob) -> list[ShardJob]:
     """
     writer = StoreWriter(job.store)
     remove_temporaries(job.store)
-    token = source_token(job.files)
+    token = source_token(job.source)
     if not (writer.is_planned() and writer.attributes()["source"]["token"] == token):
-        with open_slide(job.source) as slide:
+        with open_slide(job.source.path) as slide:
             survey = survey_slide(slide, job)
         _write_plan(writer, job, survey, token)
     return [
-        ShardJob(job.store, job.source, group, shard)
+        ShardJob(job.store, job.source.path, group, shard)
         for group in writer.attributes()["groups"]
         for shard in writer.missing_shards(group)
     ]
@@ -154,17 +191,29 @@ def plan_slide(job: SlideJob) -> list[ShardJob]:
 def _write_plan(writer: StoreWriter, job: SlideJob, survey: Survey, token: str) -> None:
     attributes = store_attributes(job.spec_json(), source_json(survey, token))
     attributes["groups"] = [plan.read.group for plan in survey.plans]
-    attributes["warnings"] = _warnings(survey)
-    if writer.is_planned() and writer.attributes()["uuid"] != attributes["uuid"]:
-        raise SlideError(
-            "the slide is not the one that its store was begun with; "
-            "give another --out, or --overwrite the store"
-        )
+    attributes["warnings"] = list(survey.warnings)
+    replace_store(writer, attributes["uuid"], job.overwrite)
     writer.plan(
         attributes,
         {plan.read.group: plan.group_plan(job.spec) for plan in survey.plans},
         {"thumbnail": survey.overview.pixels, "tissue_mask": survey.mask},
     )
+
+
+def replace_store(writer: StoreWriter, new_uuid: str, overwrite: bool) -> None:
+    """Make room for a store, if what lies there is another one and may go.
+
+    Raises:
+        SlideError: it is another one and may not go.
+    """
+    if not writer.is_planned() or writer.attributes()["uuid"] == new_uuid:
+        return
+    if not overwrite:
+        raise SlideError(
+            f"{writer.path.name} holds tiles of another slide, or of this one before it changed; "
+            "give another --out, an id in the slides table, or --overwrite"
+        )
+    shutil.rmtree(writer.path)
 
 
 def store_attributes(spec: dict[str, Json], source: dict[str, Json]) -> dict[str, Json]:
@@ -201,11 +250,6 @@ def source_json(survey: Survey, token: str) -> dict[str, Json]:
     }
 
 
-def _warnings(survey: Survey) -> list[str]:
-    own = [survey.mpp.warning] if survey.mpp.warning else []
-    return [*survey.facts.warnings, *own]
-
-
 def cut_shard(job: ShardJob) -> ShardDone:
     """Read, cut, measure and encode one shard, and write it whole.
 
@@ -232,9 +276,10 @@ def encode_tiles(
 ) -> tuple[list[bytes], dict[str, npt.NDArray[np.float32]]]:
     """Encode tiles (uint8 (S, S, 3) each) and measure their quality columns, float32 (N,)."""
     encoded: list[bytes] = []
-    measured: list[tuple[float, ...]] = []
+    measured: list[list[float]] = []
     for tile in tiles:
-        measured.append(quality.measure(tile))
+        found = quality.measure(tile)
+        measured.append([getattr(found, name) for name in quality.COLUMNS])
         encoded.append(codec.encode(tile))
     table = np.asarray(measured, dtype=np.float32).reshape(len(measured), len(quality.COLUMNS))
     return encoded, {name: table[:, i] for i, name in enumerate(quality.COLUMNS)}
@@ -259,7 +304,7 @@ def finish_store(job: FinishJob) -> None:
 
 def draw_store_preview(job: FinishJob) -> None:
     """Draw the preview of a committed store: thumbnail, mask outline and tiles."""
-    from tiler.preview import draw_preview
+    from tiler.preview import draw_preview, save_preview
 
     store = TileStore(job.store)
     group = store[store.groups[0]]
@@ -267,9 +312,15 @@ def draw_store_preview(job: FinishJob) -> None:
     l0_xy: Ints = np.stack([group.column("x"), group.column("y")], axis=1)
     l0_rects = np.concatenate([l0_xy, np.broadcast_to(size, l0_xy.shape)], axis=1)
     thumbnail = store.picture("thumbnail")
-    l0_per_px = store.attributes["source"]["width"] / thumbnail.shape[1]
-    caption = f"{job.id}   {group.mpp[0]:g} µm/px   {len(group)} tiles of {group.tile_size} px"
+    height, width = thumbnail.shape[:2]
+    source = store.attributes["source"]
+    picture = draw_preview(
+        thumbnail.astype(np.uint8),
+        store.picture("tissue_mask").astype(np.bool_),
+        l0_rects,
+        (source["width"] / width, source["height"] / height),
+        slide_id=job.id,
+        mpp=group.mpp[0],
+    )
     assert job.preview is not None
-    draw_preview(
-        thumbnail, store.picture("tissue_mask").astype(bool), l0_rects, l0_per_px, caption
-    ).save(job.preview)
+    save_preview(picture, job.preview)

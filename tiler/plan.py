@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from manifests.files import Json
 from manifests.layout import TilesLayout
-from manifests.store import GroupPlan
+from manifests.writer import GroupPlan
 from tiler.errors import UnknownResolution
 from tiler.grid import Ints, draw, make_grid, spatial_order
 from tiler.options import TileSpec

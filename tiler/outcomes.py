@@ -1,0 +1,186 @@
+"""How slides ended, on disk: `manifest.json` with an entry each, `failures.json` with tracebacks.
+
+Entries of stores are read back from the stores, so that a resumed run and an undisturbed one write
+the same manifest. Neither file holds an absolute path.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from manifests.files import Json, pretty_json, write_atomic
+from manifests.jsonfile import load_manifest, save_manifest
+from manifests.model import Manifest, Resolution, SlideInfo, StoreEntry
+from manifests.store import TileStore
+from tiler.errors import SlideError, TilerError
+from tiler.request import Work
+
+MANIFEST_FILE = "manifest.json"
+FAILURES_FILE = "failures.json"
+
+_SOURCE_LINE = re.compile(r'File "[^"]*?([^/"]+/[^/"]+)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a slide failed."""
+
+    id: str
+    source: str
+    """Name of its file or folder."""
+    reason: str
+    """One sentence."""
+    traceback: str
+
+
+def failure_of(work: Work, error: BaseException | None, trace: str) -> Failure:
+    """Describe a failure, without the folders that the slide and the code lie in."""
+    known = isinstance(error, TilerError | SlideError)
+    reason = str(error) if known else f"{type(error).__name__}: {error}"
+    folders = [str(work.job.source.path.parent), str(work.job.source.path.resolve().parent)]
+    folders += [str(work.job.store.parent), str(work.job.store.resolve().parent)]
+    shortened = _SOURCE_LINE.sub(r'File "…/\1"', trace)
+    return Failure(
+        id=work.job.id,
+        source=work.source_name,
+        reason=_without(folders, " ".join(reason.split())),
+        traceback=_without(folders, shortened),
+    )
+
+
+def _without(folders: Sequence[str], text: str) -> str:
+    for folder in sorted(set(folders), key=len, reverse=True):
+        if folder not in ("", ".", "/"):
+            text = text.replace(f"{folder}/", "")
+    return text
+
+
+def write_outcomes(
+    out: Path, works: Sequence[Work], statuses: Mapping[str, str], failures: Sequence[Failure]
+) -> None:
+    """Write the manifest and the failures, keeping entries of slides that are not of this run."""
+    reasons = {failure.id: failure.reason for failure in failures}
+    entries = {entry.id: entry for entry in _earlier(out)}
+    for work in works:
+        status = statuses.get(work.job.id)
+        if status == "failed":
+            entries[work.job.id] = _failed_entry(work, reasons[work.job.id])
+        elif status is not None:
+            entries[work.job.id] = entry_of(work)
+    save_manifest(Manifest(tuple(entries.values())), out / MANIFEST_FILE)
+    mine = {work.job.id for work in works}
+    kept = [f for f in _earlier_failures(out) if f.get("id") in entries and f["id"] not in mine]
+    listed = sorted([*kept, *map(asdict, failures)], key=lambda failure: failure["id"])
+    write_atomic(out / FAILURES_FILE, pretty_json({"failures": listed}))
+
+
+def _earlier(out: Path) -> tuple[StoreEntry, ...]:
+    file = out / MANIFEST_FILE
+    return load_manifest(file).stores if file.exists() else ()
+
+
+def _earlier_failures(out: Path) -> list[dict[str, Any]]:
+    file = out / FAILURES_FILE
+    if not file.exists():
+        return []
+    found: list[dict[str, Any]] = json.loads(file.read_bytes())["failures"]
+    return found
+
+
+def load_entries(out: Path, ids: Container[str]) -> list[StoreEntry]:
+    """Entries of the manifest in `out` with these ids."""
+    return [entry for entry in load_manifest(out / MANIFEST_FILE).stores if entry.id in ids]
+
+
+def _failed_entry(work: Work, reason: str) -> StoreEntry:
+    curated: dict[str, Any] = dict(work.curated)
+    return StoreEntry(
+        id=work.job.id,
+        status="failed",
+        source=work.source_name,
+        reason=reason,
+        columns=work.columns,
+        **curated,
+    )
+
+
+def entry_of(work: Work) -> StoreEntry:
+    """The manifest entry of a committed store: what it says itself, and what people know of it."""
+    store = TileStore(work.job.store)
+    attributes = store.attributes
+    source = attributes["source"]
+    tiles = store.totals["tiles"]
+    scanner = {"scanner": source["scanner"]} if source["scanner"] else {}
+    curated: dict[str, Any] = {**scanner, **work.curated}
+    return StoreEntry(
+        id=work.job.id,
+        status="done" if tiles else "empty",
+        source=work.source_name,
+        reason=None if tiles else _why_empty(store),
+        path=work.job.store.name,
+        uuid=attributes["uuid"],
+        spec_hash=attributes["spec_hash"],
+        packed="pictures" in source,
+        labels=tuple(attributes.get("labels", ())),
+        slide=_slide_info(source),
+        resolutions=tuple(_resolution(store, group) for group in store.groups),
+        codec=attributes["spec"]["codec"],
+        bytes=store.totals["bytes"],
+        dropped=_dropped(store),
+        warnings=tuple(attributes["warnings"]),
+        columns=work.columns,
+        **curated,
+    )
+
+
+def _slide_info(source: Json) -> SlideInfo:
+    return SlideInfo(
+        reader=source["reader"],
+        vendor=source["vendor"],
+        compression=source["compression"],
+        fingerprint=source["fingerprint"],
+        width=source["width"],
+        height=source["height"],
+        mpp=(float(source["mpp"][0]), float(source["mpp"][1])),
+        mpp_source=source["mpp_source"],
+        objective_power=source["objective_power"],
+    )
+
+
+def _resolution(store: TileStore, name: str) -> Resolution:
+    group = store[name]
+    scale = group.attributes["scale"]
+    return Resolution(
+        group=name,
+        mpp=group.mpp,
+        mpp_requested=group.attributes["mpp_requested"],
+        tile_size=group.tile_size,
+        tiles=len(group),
+        level=group.attributes["level"],
+        scale=(float(scale[0]), float(scale[1])),
+    )
+
+
+def _dropped(store: TileStore) -> dict[str, int]:
+    """Grid positions that each filter dropped, over all resolutions."""
+    total: dict[str, int] = {}
+    for name in store.groups:
+        for reason, count in store[name].attributes["dropped"].items():
+            total[reason] = total.get(reason, 0) + count
+    return total
+
+
+def _why_empty(store: TileStore) -> str:
+    dropped = _dropped(store)
+    if dropped.get("tissue", 0):
+        return f"no tile has enough tissue: all {dropped['tissue']} grid positions were dropped"
+    source, size = store.attributes["source"], store[store.groups[0]].tile_size
+    return (
+        f"no tile of {size} px at {store[store.groups[0]].mpp[0]:g} µm/px fits into "
+        f"{source['width']} x {source['height']} px; --edge pad keeps cut-off tiles"
+    )

@@ -1,0 +1,227 @@
+"""Folders of ready-made tiles: all pictures below one folder, cut into one packed store.
+
+Each picture is a one-level slide; `x` and `y` are pixels of that picture, and the column `source`
+says which picture (an index into `sources.json`). Somebody has chosen these pictures already, so
+no tissue filter applies; the column `tissue` is measured on each tile instead. A picture that
+cannot be decoded is found while planning and is listed with its reason, not stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.codec import Rgb
+from manifests.files import Json, canonical_json, remove_temporaries
+from manifests.layout import TilesLayout
+from manifests.writer import GroupPlan, StoreWriter
+from tiler.errors import SlideError
+from tiler.extract import ShardDone, ShardJob, encode_tiles, replace_store, store_attributes
+from tiler.grid import make_grid
+from tiler.options import TileSpec
+from tiler.pixels import TileCutter
+from tiler.plan import ReadPlan, plan_read
+from tiler.slides import Source, open_slide, source_token
+from tiler.slides.base import Level, SlideFacts, mpp_problem
+from tiler.tissue import find_tissue
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture of a packed store."""
+
+    name: str
+    """Path relative to the folder, POSIX."""
+    label: int | None = None
+    """Index into the job's labels."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """What the slides table says of it beyond the store's own fields."""
+
+    def to_json(self) -> dict[str, Json]:
+        """Entry in `sources.json`."""
+        return {"name": self.name, **({"columns": self.columns} if self.columns else {})}
+
+
+@dataclass(frozen=True, slots=True)
+class PackedJob:
+    """A packed store to plan."""
+
+    id: str
+    source: Source
+    """The folder, with the files of the pictures."""
+    pictures: tuple[Picture, ...]
+    labels: tuple[str, ...]
+    """Class names."""
+    store: Path
+    spec: TileSpec
+    mpp: float
+    """µm per pixel of the pictures."""
+    mpp_source: str
+    overwrite: bool = False
+    """Whether a store begun with other pictures may be replaced."""
+
+    def spec_json(self) -> dict[str, Json]:
+        """What the user asked for, as it is hashed and compared on a resume."""
+        listed = [[p.name, p.label, p.columns] for p in self.pictures]
+        digest = hashlib.sha256(canonical_json([listed, self.labels])).hexdigest()
+        return {**self.spec.to_json(), "min_tissue": None, "mpp": self.mpp, "pictures": digest}
+
+
+@dataclass(frozen=True, slots=True)
+class _Surveyed:
+    picture: Picture
+    facts: SlideFacts
+
+
+def plan_packed(job: PackedJob) -> list[ShardJob]:
+    """Plan a packed store, or find what is left to do of one that was interrupted.
+
+    Raises:
+        SlideError: not one picture can be read, or the mpp is not believable.
+    """
+    writer = StoreWriter(job.store)
+    remove_temporaries(job.store)
+    token = source_token(job.source)
+    if not (writer.is_planned() and writer.attributes()["source"]["token"] == token):
+        _write_plan(writer, job, token)
+    return [
+        ShardJob(job.store, job.source.path, group, shard)
+        for group in writer.attributes()["groups"]
+        for shard in writer.missing_shards(group)
+    ]
+
+
+def _write_plan(writer: StoreWriter, job: PackedJob, token: str) -> None:
+    problem = mpp_problem(job.mpp, job.mpp)
+    if problem is not None:
+        raise SlideError(f"{problem}; give the pictures' true µm per pixel")
+    good, failed = _survey(job)
+    if not good:
+        name, reason = next(iter(failed.items()))
+        raise SlideError(f"none of {len(job.pictures)} pictures can be read; {name}: {reason}")
+    source = _source_json(job, good, token)
+    attributes = store_attributes(job.spec_json(), source)
+    groups = {}
+    for requested in job.spec.mpps or (job.mpp,):
+        level = (Level(1, 1, 1.0, 1.0, 1, 1),)
+        read = plan_read(level, (job.mpp, job.mpp), requested, job.spec)
+        groups[read.group] = _plan_group(job, good, read)
+    replace_store(writer, attributes["uuid"], job.overwrite)
+    attributes["groups"] = list(groups)
+    attributes["labels"] = list(job.labels)
+    attributes["failed_sources"] = failed
+    attributes["warnings"] = _warnings(job, good, failed)
+    writer.plan(attributes, groups, {}, [item.picture.to_json() for item in good])
+
+
+def _survey(job: PackedJob) -> tuple[list[_Surveyed], dict[str, str]]:
+    """Open and decode every picture once; return the good ones and why the others are not."""
+    good: list[_Surveyed] = []
+    failed: dict[str, str] = {}
+    for picture in job.pictures:
+        try:
+            with open_slide(job.source.path / picture.name) as slide:
+                slide.read_cell(0, 0, 0)
+                good.append(_Surveyed(picture, slide.facts))
+        except SlideError as error:
+            failed[picture.name] = str(error)
+    return good, failed
+
+
+def _source_json(job: PackedJob, good: list[_Surveyed], token: str) -> dict[str, Json]:
+    digest = hashlib.sha256()
+    for item in good:
+        digest.update(f"{item.facts.fingerprint} {item.picture.label}\n".encode())
+    kinds = sorted({item.facts.vendor for item in good})
+    return {
+        "reader": "pictures",
+        "vendor": "+".join(kinds),
+        "compression": "+".join(sorted({item.facts.compression for item in good})),
+        "width": 0,
+        "height": 0,
+        "mpp": [job.mpp, job.mpp],
+        "mpp_source": job.mpp_source,
+        "objective_power": None,
+        "scanner": None,
+        "pictures": len(good),
+        "fingerprint": f"pictures1:{digest.hexdigest()}",
+        "token": token,
+    }
+
+
+def _plan_group(job: PackedJob, good: list[_Surveyed], read: ReadPlan) -> GroupPlan:
+    spec = job.spec
+    positions, sources, dropped = [], [], 0
+    for index, item in enumerate(good):
+        level = item.facts.levels[0]
+        extent = (float(level.width), float(level.height))
+        grid = make_grid((0.0, 0.0), extent, read.l0_per_px, spec.tile_size, spec.step, spec.edge)
+        xy = grid.l0_positions(*grid.cells())
+        positions.append(xy)
+        sources.append(np.full(len(xy), index, dtype=np.int32))
+        dropped += grid.dropped_at_edge
+    l0_xy, source = np.concatenate(positions), np.concatenate(sources)
+    columns: dict[str, npt.NDArray[np.generic]] = {
+        "x": l0_xy[:, 0],
+        "y": l0_xy[:, 1],
+        "source": source,
+    }
+    if job.labels:
+        label = [-1 if item.picture.label is None else item.picture.label for item in good]
+        columns["label"] = np.asarray(label, dtype=np.int32)[source]
+    return GroupPlan(
+        layout=TilesLayout(len(l0_xy), spec.tile_size, spec.shard_tiles, spec.codec),
+        attributes={**read.to_json(), "stride": spec.step, "dropped": {"edge": dropped}},
+        columns=columns,
+    )
+
+
+def _warnings(job: PackedJob, good: list[_Surveyed], failed: dict[str, str]) -> list[str]:
+    size = job.spec.tile_size
+    found = [f"{len(failed)} of {len(job.pictures)} pictures cannot be read"] if failed else []
+    small = [g for g in good if min(g.facts.levels[0].width, g.facts.levels[0].height) < size]
+    if small and job.spec.edge == "drop" and not job.spec.mpps:
+        found.append(
+            f"{len(small)} pictures are smaller than a tile of {size} px and give none; "
+            f"--edge pad keeps them, or ask for a smaller --tile-size"
+        )
+    return found
+
+
+def cut_packed_shard(job: ShardJob) -> ShardDone:
+    """Cut, measure and encode one shard of a packed store, and write it whole."""
+    writer = StoreWriter(job.store)
+    layout = writer.layouts()[job.group]
+    members = layout.shard_range(job.shard)
+    part = slice(members.start, members.stop)
+    x, y, source = (writer.planned_column(job.group, c)[part] for c in ("x", "y", "source"))
+    read = ReadPlan.from_json(writer.group_attributes(job.group))
+    names = [entry["name"] for entry in writer.sources()]
+    tissue: list[float] = []
+    decoded = 0
+
+    def tiles() -> Iterator[Rgb]:
+        nonlocal decoded
+        for index in dict.fromkeys(source.tolist()):
+            mine = source == index
+            with open_slide(job.source / names[index]) as slide:
+                cutter = TileCutter(slide, read, layout.tile_size)
+                for tile in cutter.cut(np.stack([x[mine], y[mine]], axis=1).astype(np.int32)):
+                    tissue.append(_tissue(tile, read.mpp[0]))
+                    yield tile
+                decoded += cutter.decoded
+
+    encoded, measured = encode_tiles(tiles(), layout.codec)
+    measured["tissue"] = np.asarray(tissue, dtype=np.float32)
+    written = writer.write_shard(job.group, job.shard, encoded, measured)
+    return ShardDone(len(encoded), written, decoded)
+
+
+def _tissue(tile: Rgb, mpp: float) -> float:
+    """Share of a tile that is tissue, judged on the tile alone."""
+    return float(find_tissue(tile, mpp).tissue.mean())

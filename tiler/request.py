@@ -1,0 +1,301 @@
+"""From what a person asked for to jobs: which slides, under which names, and what is known.
+
+No pixel is read here. The result is a list of `Work`, one per store that the run should end with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from manifests.tcga import parse_barcode
+from tiler.errors import TilerError
+from tiler.extract import SlideJob
+from tiler.options import TileSpec
+from tiler.packed import PackedJob, Picture
+from tiler.roi import load_rois
+from tiler.slides import Source, find_pictures, find_sources
+from tiler.slidetable import Row, SlidesTable
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a person asked for."""
+
+    paths: tuple[Path, ...]
+    out: Path
+    spec: TileSpec
+    table: SlidesTable = field(default_factory=lambda: SlidesTable(()))
+    assumed_mpp: float | None = None
+    constants: Mapping[str, str] = field(default_factory=dict)
+    """Curated fields that hold for all slides (`organ`, `stain`, `dataset`, `license`)."""
+    roi: Path | None = None
+    """A GeoJSON file for all slides, or a folder with one per slide."""
+    roi_exclude: tuple[str, ...] = ()
+    packed: bool = False
+    label_from: str | None = None
+    """`parent`, or a column of the slides table."""
+    organ_from: str | None = None
+    """`parent`, `regex:PATTERN`, or a column of the slides table."""
+    overwrite: bool = False
+    preview: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One store to make, and what people know of it."""
+
+    job: SlideJob | PackedJob
+    source_name: str
+    """Name of the file or folder, without any path."""
+    curated: Mapping[str, str]
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Everything that a run has to do."""
+
+    works: tuple[Work, ...]
+    notes: tuple[str, ...]
+    """What a person should know before it starts: files ignored, rows unused."""
+
+
+def make_workload(request: Request) -> Workload:
+    """Find the sources and describe the stores to make, sorted by id.
+
+    Raises:
+        TilerError: a path does not exist, there is nothing to do, or the request contradicts
+            itself.
+    """
+    works, ignored = _packed(request) if request.packed else _slides(request)
+    if not works:
+        names = ", ".join(str(path) for path in request.paths)
+        kind = "picture" if request.packed else "slide"
+        raise TilerError(f"there is no {kind} in {names}")
+    notes = []
+    if ignored:
+        notes.append(f"ignored {len(ignored)} files that are no images: {_some(ignored)}")
+    if unused := request.table.unused():
+        notes.append(f"{len(unused)} rows of the slides table match no slide: {_some(unused)}")
+    return Workload(tuple(sorted(works, key=lambda work: work.job.id)), tuple(notes))
+
+
+def _some(names: Sequence[str | Path]) -> str:
+    shown = [name.name if isinstance(name, Path) else name for name in names[:3]]
+    return ", ".join(shown) + (", …" if len(names) > len(shown) else "")
+
+
+def _slides(request: Request) -> tuple[list[Work], Sequence[Path]]:
+    found = find_sources(request.paths)
+    rows = [request.table.find(source.path) for source in found.found]
+    ids = assign_ids(found.found, [row.id if row else None for row in rows])
+    works = [
+        _slide_work(request, source, row, name)
+        for source, row, name in zip(found.found, rows, ids, strict=True)
+    ]
+    return works, found.ignored
+
+
+def _slide_work(request: Request, source: Source, row: Row | None, name: str) -> Work:
+    roi = _roi_of(request, source, row)
+    job = SlideJob(
+        id=name,
+        source=source,
+        store=request.out / f"{name}.zarr",
+        spec=request.spec,
+        table_mpp=row.mpp if row else None,
+        assumed_mpp=request.assumed_mpp,
+        roi=roi,
+        roi_exclude=request.roi_exclude,
+        roi_digest=None if roi is None else load_rois(roi, request.roi_exclude).digest,
+        overwrite=request.overwrite,
+    )
+    curated = _curated(request, row, source.path.name)
+    return Work(job, source.path.name, curated, dict(row.columns) if row else {})
+
+
+def _curated(request: Request, row: Row | None, name: str) -> dict[str, str]:
+    """What is known of a slide: the table wins, then the constants, then a TCGA barcode."""
+    known: dict[str, str] = {}
+    barcode = parse_barcode(name)
+    if barcode is not None:
+        known = {"patient": barcode.patient, "site": barcode.site}
+        if barcode.sample_type is not None:
+            known["sample_type"] = barcode.sample_type
+    return {**known, **request.constants, **(row.curated if row else {})}
+
+
+def _roi_of(request: Request, source: Source, row: Row | None) -> Path | None:
+    if row is not None and row.roi is not None:
+        return request.table.folder / row.roi
+    if request.roi is None or not request.roi.is_dir():
+        return request.roi
+    fitting = [request.roi / f"{source.name}{end}" for end in (".geojson", ".json")]
+    return next((path for path in fitting if path.is_file()), None)
+
+
+def assign_ids(sources: Sequence[Source], given: Sequence[str | None]) -> list[str]:
+    """Names of the stores: the table's `id`, else the file's stem, told apart where they clash.
+
+    A clash is solved by the file's suffix, then by its folder, so that names do not change when
+    slides are added elsewhere.
+
+    Raises:
+        TilerError: the table gives one id to two slides.
+    """
+    names = [_plain(g) if g else "" for g in given]
+    for name, count in Counter(name for name in names if name).items():
+        if count > 1:
+            raise TilerError(f"the slides table gives the id {name!r} to two slides")
+    open_slots = [i for i, name in enumerate(names) if not name]
+    for naming in _NAMINGS:
+        proposed = {i: _plain(naming(sources[i])) for i in open_slots}
+        taken = Counter([*(name for name in names if name), *proposed.values()])
+        for i, name in proposed.items():
+            if taken[name] == 1:
+                names[i] = name
+        open_slots = [i for i in open_slots if not names[i]]
+        if not open_slots:
+            break
+    return names
+
+
+def _path_hash(source: Source) -> str:
+    digest = hashlib.sha256(str(source.path.resolve()).encode()).hexdigest()
+    return f"{source.name}-{digest[:8]}"
+
+
+_NAMINGS: tuple[Callable[[Source], str], ...] = (
+    lambda source: source.name,
+    lambda source: source.path.name.replace(".", "-"),
+    lambda source: f"{source.path.resolve().parent.name}-{source.name}",
+    _path_hash,
+)
+
+
+def _plain(name: str) -> str:
+    """A name that is safe as a folder on any file system."""
+    cleaned = re.sub(r"[^\w.+=@ -]", "_", name).strip(" .")
+    return cleaned[:150] or "slide"
+
+
+def _packed(request: Request) -> tuple[list[Work], list[Path]]:
+    works: list[Work] = []
+    ignored: list[Path] = []
+    for folder in request.paths:
+        if not folder.is_dir():
+            raise TilerError(f"--packed takes folders of pictures, and {folder} is not a folder")
+        found, other = find_pictures(folder)
+        ignored += other
+        works += _packed_works(request, folder, found)
+    ids = [work.job.id for work in works]
+    if len(set(ids)) != len(ids):
+        raise TilerError("two of the packed folders have the same name; extract them one by one")
+    return works, ignored
+
+
+def _packed_works(request: Request, folder: Path, files: Sequence[Path]) -> list[Work]:
+    """One work per combination of what a store can say of all its pictures, and of their mpp."""
+    groups: dict[tuple[tuple[str, str], ...], list[tuple[Path, Row | None]]] = {}
+    for file in files:
+        row = request.table.find(file)
+        known = {k: v for k, v in _curated(request, row, "").items() if k != "patient"}
+        organ = _derived(request.organ_from, "--organ-from", file, folder, row)
+        if organ is not None:
+            known["organ"] = organ
+        mpp = row.mpp if row is not None and row.mpp is not None else request.assumed_mpp
+        if mpp is None:
+            raise TilerError(
+                f"pictures carry no µm per pixel: give them by --assume-mpp, or in the column mpp "
+                f"of --slides (there is none for {file.name})"
+            )
+        source = "slides table" if row is not None and row.mpp is not None else "--assume-mpp"
+        key = (*sorted(known.items()), ("mpp", f"{mpp!r}"), ("mpp_source", source))
+        groups.setdefault(key, []).append((file, row))
+    differing = _differing(list(groups))
+    return [
+        _packed_work(request, folder, dict(key), members, differing)
+        for key, members in sorted(groups.items())
+    ]
+
+
+def _differing(keys: Sequence[tuple[tuple[str, str], ...]]) -> list[str]:
+    """Fields in which the stores of one folder differ, and that so belong in their names."""
+    fields = sorted({name for key in keys for name, _ in key})
+    return [f for f in fields if f != "mpp_source" and len({dict(k).get(f) for k in keys}) > 1]
+
+
+def _packed_work(
+    request: Request,
+    folder: Path,
+    known: dict[str, str],
+    members: Sequence[tuple[Path, Row | None]],
+    differing: Sequence[str],
+) -> Work:
+    parts = [folder.resolve().name, *(known[f] for f in differing if f in known)]
+    name = _plain("-".join(parts))
+    mpp, mpp_source = float(known.pop("mpp")), known.pop("mpp_source")
+    found = [_derived(request.label_from, "--label-from", f, folder, row) for f, row in members]
+    labels = sorted({label for label in found if label is not None})
+    pictures = tuple(
+        Picture(
+            name=file.relative_to(folder).as_posix(),
+            label=None if label is None else labels.index(label),
+            columns=_picture_columns(row),
+        )
+        for (file, row), label in zip(members, found, strict=True)
+    )
+    job = PackedJob(
+        id=name,
+        source=Source(folder, name, tuple(file for file, _ in members), "picture"),
+        pictures=pictures,
+        labels=tuple(labels),
+        store=request.out / f"{name}.zarr",
+        spec=request.spec,
+        mpp=mpp,
+        mpp_source=mpp_source,
+        overwrite=request.overwrite,
+    )
+    return Work(job, folder.resolve().name, known)
+
+
+def _picture_columns(row: Row | None) -> dict[str, str]:
+    if row is None:
+        return {}
+    patient = {"patient": row.curated["patient"]} if "patient" in row.curated else {}
+    return {**patient, **row.columns}
+
+
+def _derived(
+    rule: str | None, option: str, file: Path, folder: Path, row: Row | None
+) -> str | None:
+    """A label or organ by a rule: `parent`, `regex:PATTERN`, or a column of the table."""
+    if rule is None:
+        return None
+    if rule == "parent":
+        if file.parent == folder:
+            raise TilerError(f"{option} parent: {file.name} lies in no folder below {folder.name}")
+        return file.parent.name
+    if rule.startswith("regex:"):
+        return _by_pattern(rule.removeprefix("regex:"), option, file.relative_to(folder).as_posix())
+    value = None if row is None else row.value(rule)
+    if value is None:
+        raise TilerError(
+            f"{option} {rule}: the slides table has no value in the column {rule!r} for {file.name}"
+        )
+    return value
+
+
+def _by_pattern(pattern: str, option: str, name: str) -> str:
+    try:
+        found = re.search(pattern, name)
+    except re.error as error:
+        raise TilerError(f"{option}: {pattern!r} is not a regular expression ({error})") from error
+    if found is None:
+        raise TilerError(f"{option}: {pattern!r} matches nothing in {name}")
+    return found.group(1) if found.groups() else found.group(0)

@@ -1,0 +1,336 @@
+"""Many slides: plan, cut, commit, resume, and say how each one ended.
+
+A run asks its executor to plan slides, then to cut the shards that are missing, then to commit
+each store whose shards are all there. Resuming is the same run again: finished stores are found
+and skipped, begun ones go on at the first missing shard. A slide that fails is recorded with its
+reason; the others go on. The manifest and `failures.json` are written at the end, also after
+Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from manifests.errors import (
+    EXIT_DONE,
+    EXIT_NONE_SUCCEEDED,
+    EXIT_SOME_FAILED,
+    EXIT_TRY_LATER,
+    StoreError,
+)
+from manifests.files import Json, remove_temporaries
+from manifests.store import TileStore, is_committed
+from manifests.writer import StoreWriter
+from tiler.errors import SlideError, SpecMismatch, TilerError
+from tiler.executor import Executor, Outcome, Task
+from tiler.extract import (
+    FinishJob,
+    ShardDone,
+    ShardJob,
+    SlideJob,
+    cut_shard,
+    draw_store_preview,
+    finish_store,
+    plan_slide,
+)
+from tiler.outcomes import Failure, entry_of, failure_of, write_outcomes
+from tiler.packed import PackedJob, cut_packed_shard, plan_packed
+from tiler.request import Work, Workload
+from tiler.slides import source_token
+
+
+class DiskFull(TilerError):
+    """There is no room left for the output."""
+
+    exit_code = EXIT_TRY_LATER
+
+
+class Reporter(Protocol):
+    """Is told how a run goes, to show it."""
+
+    def started(self, slides: int, skipped: int) -> None:
+        """The run knows its slides; so many of them are finished already."""
+        ...
+
+    def planned(self, shards: int) -> None:
+        """A slide was planned, and has so many shards to cut."""
+        ...
+
+    def shard_done(self, done: ShardDone) -> None:
+        """A shard was written."""
+        ...
+
+    def ended(self, name: str, status: str, reason: str | None) -> None:
+        """A slide ended as `done`, `empty` or `failed`."""
+        ...
+
+
+@dataclass(slots=True)
+class RunResult:
+    """How a run ended."""
+
+    statuses: dict[str, str] = field(default_factory=dict)
+    """`done`, `empty` or `failed` by id, of the slides of this run."""
+    failures: list[Failure] = field(default_factory=list)
+    skipped: int = 0
+    """Stores that were finished before."""
+    tiles: int = 0
+    """Tiles cut by this run."""
+    bytes: int = 0
+    """Bytes of shards written by this run."""
+    decoded: int = 0
+    """Native cells decoded by this run."""
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 3 some slides failed, 4 none succeeded."""
+        failed = sum(status == "failed" for status in self.statuses.values())
+        if failed == 0:
+            return EXIT_DONE
+        return EXIT_SOME_FAILED if failed < len(self.statuses) else EXIT_NONE_SUCCEEDED
+
+
+def extract(
+    workload: Workload,
+    out: Path,
+    executor: Executor,
+    reporter: Reporter,
+    *,
+    overwrite: bool = False,
+    preview: bool = False,
+) -> RunResult:
+    """Make the stores of a workload and write `manifest.json` and `failures.json`.
+
+    Raises:
+        SpecMismatch: a store was made with other settings, and `overwrite` is not set.
+        OutputBusy: another run is writing to `out`.
+        DiskFull, SchedulerLost: the run stopped early; running it again continues it.
+        KeyboardInterrupt: as above; the manifest then says what is finished.
+    """
+    run = _Run(workload.works, out, preview)
+    remove_temporaries_of_run(out)
+    run.find_finished(overwrite)
+    reporter.started(len(workload.works), run.result.skipped)
+    try:
+        run.go(executor, reporter)
+    finally:
+        run.result.seconds = time.monotonic() - run.begun
+        write_outcomes(out, workload.works, run.result.statuses, run.result.failures)
+    return run.result
+
+
+def remove_temporaries_of_run(out: Path) -> None:
+    """Delete what a killed run left beside the stores; each store is swept when it is planned."""
+    for leftover in out.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+@dataclass(slots=True)
+class _Slide:
+    """A slide that the run is at work on."""
+
+    work: Work
+    shards: int = 0
+    """Shards that are not yet written."""
+
+
+class _Run:
+    def __init__(self, works: Sequence[Work], out: Path, preview: bool) -> None:
+        self.begun = time.monotonic()
+        self.result = RunResult()
+        self._slides = {work.job.id: _Slide(work) for work in works}
+        self._preview = out / "preview" if preview else None
+        self._ready: deque[tuple[str, Task]] = deque()
+        self._unplanned: deque[str] = deque()
+        self._owner: dict[Task, str] = {}
+        if self._preview is not None:
+            self._preview.mkdir(exist_ok=True)
+
+    def find_finished(self, overwrite: bool) -> None:
+        """Sort out which slides are finished; refuse stores that were made with other settings."""
+        mismatches = []
+        for name, slide in self._slides.items():
+            job = slide.work.job
+            found = _stored_spec(job.store)
+            if found is not None and found != job.spec_json():
+                if not overwrite:
+                    mismatches.append(_describe_mismatch(name, found, job.spec_json()))
+                    continue
+                shutil.rmtree(job.store)
+            if _is_finished(job):
+                self._skip(name, job.store)
+            else:
+                self._unplanned.append(name)
+        if mismatches:
+            raise SpecMismatch(
+                "\n".join(mismatches[:5])
+                + (f"\n… and {len(mismatches) - 5} more stores" if len(mismatches) > 5 else "")
+                + "\nGive another --out, the same settings, or --overwrite to cut them anew."
+            )
+
+    def _skip(self, name: str, store: Path) -> None:
+        StoreWriter(store).remove_parts()
+        remove_temporaries(store)
+        self.result.statuses[name] = "done" if TileStore(store).totals["tiles"] else "empty"
+        self.result.skipped += 1
+        picture = self._preview_file(name)
+        if picture is not None and not picture.exists():
+            self._add(name, Task(draw_store_preview, FinishJob(name, store, picture)))
+
+    def go(self, executor: Executor, reporter: Reporter) -> None:
+        """Work until nothing is left."""
+        for outcome in executor.run(self._next_task):
+            name = self._owner.pop(outcome.task)
+            _stop_if_disk_full(outcome.error)
+            if outcome.error is not None:
+                self._fail(name, outcome, reporter)
+            elif name in self.result.statuses:
+                continue  # it has failed already, while this task was at work
+            elif isinstance(outcome.result, ShardDone):
+                self._count(name, outcome.result, reporter)
+            elif isinstance(outcome.result, list):
+                self._planned(name, outcome.result, reporter)
+            else:
+                entry = entry_of(self._slides[name].work)
+                self.result.statuses[name] = entry.status
+                remark = entry.reason or "; ".join(f"warning: {text}" for text in entry.warnings)
+                reporter.ended(name, entry.status, remark or None)
+
+    def _next_task(self) -> Task | None:
+        # Shards first: stores then complete one after another, and little is left half-done.
+        if self._ready:
+            name, task = self._ready.popleft()
+        elif self._unplanned:
+            name = self._unplanned.popleft()
+            job = self._slides[name].work.job
+            plan = plan_packed if isinstance(job, PackedJob) else plan_slide
+            task = Task(plan, job)
+        else:
+            return None
+        self._owner[task] = name
+        return task
+
+    def _add(self, name: str, task: Task) -> None:
+        self._ready.append((name, task))
+
+    def _planned(self, name: str, shards: list[ShardJob], reporter: Reporter) -> None:
+        slide = self._slides[name]
+        slide.shards = len(shards)
+        reporter.planned(len(shards))
+        cut = cut_packed_shard if isinstance(slide.work.job, PackedJob) else cut_shard
+        for shard in shards:
+            self._add(name, Task(cut, shard))
+        if not shards:
+            self._finish(name)
+
+    def _count(self, name: str, done: ShardDone, reporter: Reporter) -> None:
+        self.result.tiles += done.tiles
+        self.result.bytes += done.bytes
+        self.result.decoded += done.decoded
+        reporter.shard_done(done)
+        self._slides[name].shards -= 1
+        if self._slides[name].shards == 0:
+            self._finish(name)
+
+    def _finish(self, name: str) -> None:
+        job = self._slides[name].work.job
+        picture = None if isinstance(job, PackedJob) else self._preview_file(name)
+        self._ready.appendleft((name, Task(finish_store, FinishJob(name, job.store, picture))))
+
+    def _preview_file(self, name: str) -> Path | None:
+        return None if self._preview is None else self._preview / f"{name}.png"
+
+    def _fail(self, name: str, outcome: Outcome, reporter: Reporter) -> None:
+        if self.result.statuses.get(name) == "failed":
+            return
+        slide = self._slides[name]
+        self._ready = deque(item for item in self._ready if item[0] != name)
+        failure = failure_of(slide.work, outcome.error, outcome.trace)
+        self.result.statuses[name] = "failed"
+        self.result.failures.append(failure)
+        if isinstance(outcome.error, SlideError) and not is_committed(slide.work.job.store):
+            # It would fail again; nothing of it is worth continuing.
+            shutil.rmtree(slide.work.job.store, ignore_errors=True)
+        reporter.ended(name, "failed", failure.reason)
+
+
+def _stored_spec(store: Path) -> dict[str, Json] | None:
+    """The spec of a store that is there, whole or begun; None if there is none."""
+    writer = StoreWriter(store)
+    if not writer.is_planned():
+        return None
+    try:
+        spec: dict[str, Json] = writer.attributes()["spec"]
+    except (ValueError, KeyError) as error:
+        raise StoreError(
+            f"{store} is not a store of histotile, or is damaged; move it away or --overwrite"
+        ) from error
+    return spec
+
+
+def _is_finished(job: SlideJob | PackedJob) -> bool:
+    """Whether a job's store is committed, and still says what its slide and the user say."""
+    if not is_committed(job.store):
+        return False
+    source = StoreWriter(job.store).attributes()["source"]
+    if source["token"] != source_token(job.source):
+        return False
+    return isinstance(job, PackedJob) or _same_mpp(source, job.table_mpp, job.assumed_mpp)
+
+
+def _same_mpp(source: Json, table_mpp: float | None, assumed_mpp: float | None) -> bool:
+    """Whether a store's mpp is what it would be now."""
+    if table_mpp is not None or source["mpp_source"] == "slides table":
+        return bool(source["mpp"][0] == table_mpp)
+    if source["mpp_source"] == "--assume-mpp":
+        return bool(source["mpp"][0] == assumed_mpp)
+    return True
+
+
+def _describe_mismatch(name: str, found: dict[str, Json], asked: dict[str, Json]) -> str:
+    keys = [key for key in sorted({*found, *asked}) if found.get(key) != asked.get(key)]
+    before = ", ".join(f"{key} {found.get(key)}" for key in keys)
+    now = ", ".join(f"{key} {asked.get(key)}" for key in keys)
+    return f"{name} was cut with {before}; now asked for {now}."
+
+
+def _stop_if_disk_full(error: BaseException | None) -> None:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise DiskFull(
+            "the disk of the output folder is full; free some space and run the command again, "
+            "it continues where it stopped"
+        ) from error
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold an output folder for this run alone; the lock goes with the process, however it ends.
+
+    Raises:
+        OutputBusy: another run holds it.
+    """
+    import fcntl
+
+    from tiler.errors import OutputBusy
+
+    path = out / ".lock"
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputBusy(
+                f"another run is writing to {out}; wait for it, or give another --out"
+            ) from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
