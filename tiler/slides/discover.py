@@ -68,7 +68,7 @@ def find_sources(paths: Sequence[Path]) -> Sources:
     Raises:
         TilerError: a path does not exist, or a folder cannot be listed.
     """
-    found: dict[Path, Source] = {}
+    found: dict[str, Source] = {}
     ignored: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
@@ -78,7 +78,7 @@ def find_sources(paths: Sequence[Path]) -> Sources:
         else:
             raise TilerError(f"{path} does not exist")
         for source in sources:
-            found.setdefault(source.files[0].resolve(), source)
+            found.setdefault(os.path.realpath(source.files[0]), source)
         ignored.update(dict.fromkeys(others))
     return Sources(tuple(found.values()), tuple(ignored))
 

@@ -134,7 +134,11 @@ def read_tiff(path: Path) -> TiffContent:
 
 def _all_pages(tiff: Any, size: int) -> list[Any]:
     pages: list[Any] = []
+    offsets: set[int] = set()
     for page in tiff.pages:
+        if page.offset in offsets:
+            raise UnreadableSlide("the chain of images in the TIFF is a ring")
+        offsets.add(page.offset)
         pages.append(page)
         if len(pages) > limits.MAX_TIFF_IMAGES:
             raise UnreadableSlide(f"the TIFF chains more than {limits.MAX_TIFF_IMAGES:,} images")
