@@ -1,0 +1,23 @@
+"""Errors that only training knows; the root and the exit codes live in `manifests.errors`."""
+
+from __future__ import annotations
+
+from manifests.errors import EXIT_BAD_DATA, EXIT_NONE_SUCCEEDED, EXIT_USAGE, HistotileError
+
+
+class ConfigError(HistotileError):
+    """A setting is out of range, or does not fit the data or the machine."""
+
+    exit_code = EXIT_USAGE
+
+
+class CheckpointError(HistotileError):
+    """An encoder file is missing, damaged, or was not written by histotile."""
+
+    exit_code = EXIT_BAD_DATA
+
+
+class TrainingError(HistotileError):
+    """Training cannot go on: the loss is no longer a number."""
+
+    exit_code = EXIT_NONE_SUCCEEDED
