@@ -6,19 +6,20 @@ is quick.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from manifests.cli import manifest
-from manifests.console import exit_codes
+from manifests.console import exit_codes, print_table
+from manifests.errors import EXIT_NONE_SUCCEEDED, EXIT_SOME_FAILED, EXIT_TERMINATED
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from tiler.executor import Executor
     from tiler.request import Request
 
@@ -216,9 +217,26 @@ def extract(**options: Any) -> None:
 
     Running the same command again continues where it stopped.
     """
-    with exit_codes():
+    with exit_codes(), _stoppable():
         code = _extract(options)
     raise SystemExit(code)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """End in order on SIGTERM, as on Ctrl-C: what is finished is in the manifest."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise SystemExit(EXIT_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        click.echo("Stopped early; run the same command again to continue.", err=True)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _extract(options: dict[str, Any]) -> int:
@@ -248,7 +266,7 @@ def _extract(options: dict[str, Any]) -> int:
     if options["as_json"]:
         click.echo(json.dumps(result_json(result, entries), indent=1))
     else:
-        _print_table(result_table(result, entries))
+        print_table(result_table(result, entries))
         click.echo(f"Manifest: {request.out / MANIFEST_FILE}")
     return result.exit_code
 
@@ -277,13 +295,11 @@ def _inspect(options: dict[str, Any]) -> int:
     if options["as_json"]:
         click.echo(json.dumps(inspections_json(found), indent=1, ensure_ascii=False))
     else:
-        _print_table(inspections_table(found))
+        print_table(inspections_table(found))
     return 0 if all(item.status == "ok" for item in found) else _some_or_none_failed(found)
 
 
 def _some_or_none_failed(found: list[Any]) -> int:
-    from manifests.errors import EXIT_NONE_SUCCEEDED, EXIT_SOME_FAILED
-
     any_good = any(item.status == "ok" for item in found)
     return EXIT_SOME_FAILED if any_good else EXIT_NONE_SUCCEEDED
 
@@ -369,12 +385,3 @@ def _executor(options: dict[str, Any]) -> Executor:
     from tiler.executor import make_executor
 
     return make_executor(options["workers"], options["scheduler"], options["scheduler_file"])
-
-
-def _print_table(table: Table) -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(table)

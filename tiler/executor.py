@@ -82,6 +82,7 @@ class SerialExecutor:
 
     def run(self, next_task: Callable[[], Task | None]) -> Iterator[Outcome]:
         """See `Executor.run`."""
+        hush_libraries()
         while (task := next_task()) is not None:
             yield _call(task)
 
@@ -132,8 +133,7 @@ class DaskExecutor:
         import dask
         from distributed import Client, LocalCluster
 
-        # Dask speaks of restarts and heartbeats; what matters of them becomes an outcome here.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        hush_libraries()
         settings = {"distributed.scheduler.allowed-failures": _ALLOWED_DEATHS}
         stack.enter_context(dask.config.set(settings))
         try:
@@ -200,6 +200,12 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def hush_libraries() -> None:
+    """Keep libraries from printing: what matters of their warnings is in an outcome's reason."""
+    for name in ("distributed", "tifffile"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def _take(next_task: Callable[[], Task | None], room: int) -> Iterator[Task]:
     for _ in range(room):
         task = next_task()
@@ -217,6 +223,7 @@ def _call(task: Task) -> Outcome:
 
 def _guarded(function: Callable[[Any], Any], job: Any) -> Any:
     """Run a task in a worker; if it hangs, even inside C code, the worker ends."""
+    hush_libraries()
     with Path(os.devnull).open("w") as nowhere:
         faulthandler.dump_traceback_later(TASK_DEADLINE_S, exit=True, file=nowhere)
         try:
