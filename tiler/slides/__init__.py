@@ -67,10 +67,13 @@ def _open(path: Path) -> Slide:
     from tiler.slides import dicom, picture, tiffpages
     from tiler.slides.openslide import OpenSlideSlide
 
-    file = dicom.only_series(path)[0] if path.is_dir() else path
+    file = dicom.slide_files(path)[0] if path.is_dir() else path
     start = _first_bytes(file)
     if start[:4] in tiffpages.TIFF_MAGIC:
         return _open_tiff(file, tiffpages.read_tiff(file))
+    if dicom.is_dicom(file):
+        for part in dicom.slide_files(file):
+            dicom.check_complete(part)
     if _vendor(file) is not None:
         return OpenSlideSlide(file)
     if start.startswith((picture.PNG_MAGIC, picture.JPEG_MAGIC)):

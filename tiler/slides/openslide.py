@@ -137,7 +137,7 @@ class OpenSlideSlide:
         place = pyramid.check_cell(self._levels, level, column, row)
         image = self._direct[level]
         try:
-            # Aperio leaves out tiles that OpenSlide then paints from a coarser level.
+            # Aperio leaves out tiles, which OpenSlide paints from the finer level.
             if image is not None and not segments.is_sparse(image, column, row):
                 return segments.read_cell(self._fd, image, column, row, self._background)
             return self._read_region(place, level, column, row)

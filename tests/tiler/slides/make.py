@@ -135,10 +135,10 @@ def whole_level(slide: Slide, level: int = 0) -> Rgb:
     return pixels
 
 
-def set_tag(path: Path, code: int, values: list[int]) -> None:
-    """Overwrite the leading values of a tag of the first image in place, whatever they do to the file."""
+def set_tag(path: Path, code: int, values: list[int], image: int = 0) -> None:
+    """Overwrite the leading values of a tag in place, whatever that does to the file."""
     with tifffile.TiffFile(path) as tiff:
-        tag = tiff.pages.first.tags[code]
+        tag = tiff.pages[image].aspage().tags[code]
         place, kind, order = tag.valueoffset, tag.dtype, tiff.byteorder
     letter = {1: "B", 3: "H", 4: "I", 5: "I", 16: "Q"}[int(kind)]
     with path.open("r+b") as file:

@@ -24,7 +24,7 @@ from tiler.slides import open_slide
         (b"II+\0\x08\0\0\0\x10\0\0\0\0\0\0\0", "the TIFF holds no image"),
         (b"\x89PNG\r\n\x1a\n", "the picture is damaged"),
         (b"\xff\xd8\xff\xe0", "the picture is damaged"),
-        (bytes(128) + b"DICM", "the file is no slide or picture"),
+        (bytes(128) + b"DICM", "the DICOM file is cut off"),
     ],
 )
 def test_what_is_no_slide_is_refused_in_one_sentence(

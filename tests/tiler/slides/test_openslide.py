@@ -12,7 +12,7 @@ import pytest
 import tifffile
 
 from tests.tiler.slides import make
-from tiler.errors import PixelReadError
+from tiler.errors import PixelReadError, UnreadableSlide
 from tiler.slides import open_slide
 from tiler.slides.base import Rgb
 from tiler.slides.openslide import OpenSlideSlide
@@ -79,13 +79,11 @@ def test_a_level_with_an_odd_downsample_is_not_blurred(tmp_path: Path) -> None:
 
 def test_a_tile_that_aperio_left_out_is_painted_as_openslide_does(tmp_path: Path) -> None:
     path = svs(tmp_path / "a.svs", "")
-    with tifffile.TiffFile(path) as tiff:
-        counts = list(tiff.pages.first.databytecounts)
-    make.set_tag(path, 325, [counts[0], 0, *counts[2:]])
+    make.set_tag(path, 325, [0], image=1)
     with open_slide(path) as slide:
-        found = make.whole_level(slide)
-    np.testing.assert_array_equal(found, read_region(path, 0))
-    assert found[:256, 256:512].std() > 10, "the coarser level shines through"
+        found = make.whole_level(slide, 1)
+    np.testing.assert_array_equal(found, read_region(path, 1))
+    assert found.std() > 10, "OpenSlide paints it from the finer level"
 
 
 def test_bad_tiles_raise_and_the_others_stay_right(real_data: Path) -> None:
@@ -224,3 +222,19 @@ def test_a_fingerprint_is_made_where_openslide_has_none(
     assert first.startswith("tiles1:")
     with open_slide(path) as slide:
         assert slide.facts.fingerprint == first
+
+
+def test_a_dicom_slide_with_one_file_cut_off_is_refused(tmp_path: Path, real_data: Path) -> None:
+    whole = real_data / "dicom/cmu-1-small-region-wsi2dcm"
+    for path in whole.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    damaged = tmp_path / "level-3-frames-0-1.dcm"
+    data = damaged.read_bytes()
+    for end in (len(data) - 1, len(data) // 2, 3000):
+        damaged.write_bytes(data[:end])
+        for given in (tmp_path, tmp_path / "level-0-frames-0-30.dcm"):
+            with pytest.raises(UnreadableSlide, match="the DICOM file is cut off"):
+                open_slide(given)
+    damaged.write_bytes(data + bytes(8))
+    with open_slide(tmp_path) as slide:
+        assert len(slide.facts.levels) == 12, "what follows the pixels is no damage"
