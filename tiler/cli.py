@@ -311,8 +311,8 @@ def demo(folder: Path, **options: Any) -> None:
     """Make a few synthetic slides in DIR, cut them, and train a few steps. Needs no data."""
     from tiler.demo import run_demo
 
-    with exit_codes():
-        run_demo(folder, _executor(options))
+    with exit_codes(), _stoppable():
+        run_demo(folder, _executor(options), click.echo)
 
 
 def _request(options: dict[str, Any]) -> Request:
