@@ -23,6 +23,8 @@ Subsampling = Literal["444", "422", "420"]
 JPEG_CODEC = "imagecodecs_jpeg"
 """Name of the JPEG codec in Zarr metadata: the one that `imagecodecs-zarr` registers, too."""
 
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
 
 @dataclass(frozen=True, slots=True)
 class TileCodec:
@@ -66,12 +68,16 @@ class TileCodec:
             return decode_jpeg(data, height, width)
         import numcodecs.zstd
 
+        # The header first: a frame of a few bytes can ask for any amount of memory.
+        size = zstd_content_bytes(data)
+        if size != height * width * 3:
+            raise StoreError(f"a zstd tile holds {size} bytes, not {height * width * 3}")
         try:
             raw = numcodecs.zstd.decompress(data)
         except (RuntimeError, ValueError) as error:
             raise StoreError(f"a zstd tile cannot be decoded ({error})") from error
-        if len(raw) != height * width * 3:
-            raise StoreError(f"a zstd tile holds {len(raw)} bytes, not {height * width * 3}")
+        if len(raw) != size:
+            raise StoreError(f"a zstd tile holds {len(raw)} bytes, but its header says {size}")
         return np.frombuffer(raw, dtype=np.uint8).reshape(height, width, 3)
 
     def zarr_codecs(self) -> list[Json]:
@@ -132,3 +138,21 @@ def decode_jpeg(data: bytes, height: int, width: int) -> Rgb:
         return cast(Rgb, simplejpeg.decode_jpeg(data, colorspace="RGB"))
     except ValueError as error:
         raise StoreError(f"a JPEG tile cannot be decoded ({error})") from error
+
+
+def zstd_content_bytes(data: bytes) -> int:
+    """The size of a Zstandard frame's content, as its header states it (RFC 8878, 3.1.1.1).
+
+    Raises:
+        StoreError: the bytes are no frame, or the frame does not state a size.
+    """
+    if data[:4] != _ZSTD_MAGIC or len(data) < 5:
+        raise StoreError("a zstd tile cannot be decoded (it does not begin as a zstd frame)")
+    descriptor = data[4]
+    single_segment = descriptor >> 5 & 1
+    field_bytes = (single_segment, 2, 4, 8)[descriptor >> 6]
+    start = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3]
+    field = data[start : start + field_bytes]
+    if not field_bytes or len(field) != field_bytes:
+        raise StoreError("a zstd tile cannot be decoded (its frame states no size)")
+    return int.from_bytes(field, "little") + (256 if field_bytes == 2 else 0)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 _BARCODE = re.compile(
-    r"(?<![A-Z0-9])TCGA-([A-Z0-9]{2})-([A-Z0-9]{4})(?:-([0-9]{2})[A-Z]?)?(?![0-9])"
+    r"(?<![A-Z0-9])TCGA-([A-Z0-9]{2})-([A-Z0-9]{4})(?:-([0-9]{2})[A-Z]?)?(?![A-Z0-9])"
 )
 
 SAMPLE_TYPES = {
