@@ -35,12 +35,26 @@ def over_background(
         premultiplied: the colours have been multiplied by alpha already ("associated").
     """
     if alpha.size == 0 or alpha.min() == 255:
-        return np.ascontiguousarray(rgb)
+        return packed(rgb)
     opacity = alpha[:, :, np.newaxis].astype(np.uint32)
     own = rgb.astype(np.uint32) * (255 if premultiplied else opacity)
     behind = np.asarray(background, np.uint32) * (255 - opacity)
     blended: Rgb = np.minimum((own + behind + 127) // 255, 255).astype(np.uint8)
     return blended
+
+
+def packed(rgb: Rgb) -> Rgb:
+    """Return the picture with its pixels side by side in memory, copied if they are not.
+
+    Channel by channel: numpy takes more than twice as long for three of four values at once.
+    """
+    if rgb.flags.c_contiguous:
+        return rgb
+    copy = np.empty(rgb.shape, np.uint8)
+    given, made = rgb.reshape(-1, 3), copy.reshape(-1, 3)
+    for channel in range(3):
+        made[:, channel] = given[:, channel]
+    return copy
 
 
 def filled(height: int, width: int, background: tuple[int, int, int]) -> Rgb:
