@@ -33,25 +33,35 @@ def load_manifest(path: str | Path) -> Manifest:
         ManifestError: the file is missing, not JSON, of another format or version, or breaks
             the schema; the message names the place.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "manifest.json"
+    file = Path(path)
     try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ManifestError(f"{path} cannot be read ({reason})") from error
+        file = file / "manifest.json" if file.is_dir() else file
+        text = file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{file} cannot be read (it is not UTF-8)") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ManifestError(f"{file} cannot be read ({reason})") from error
+    return parse_manifest(text, file)
+
+
+def parse_manifest(text: str, file: Path) -> Manifest:
+    """Check the text of a manifest that came from `file`.
+
+    Raises:
+        ManifestError: as `load_manifest`.
+    """
     try:
         data = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{path} is not valid JSON ({error})") from error
-    _check_version(data, path)
+        raise ManifestError(f"{file} is not valid JSON ({error})") from error
+    _check_version(data, file)
     try:
-        return _manifest(data, path.parent)
+        return _manifest(data, file.parent)
     except ManifestError as error:
         # The dataclasses are stricter than the schema and ten times as fast; the schema is asked
         # only where it can name the place in the file.
-        raise ManifestError(f"{path}: {schema_violation(data) or error}") from error
+        raise ManifestError(f"{file}: {schema_violation(data) or error}") from error
 
 
 def save_manifest(manifest: Manifest, path: str | Path) -> None:

@@ -245,12 +245,12 @@ def is_committed(path: Path) -> bool:
 
 
 def _read_commit(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
-        raise StoreError(f"there is no store at {path}")
     file = path / layout.COMMIT_FILE
-    if not file.is_file():
-        raise StoreError(f"{path} is not committed: its run was interrupted; run it again")
     try:
+        if not path.is_dir():
+            raise StoreError(f"there is no store at {path}")
+        if not file.is_file():
+            raise StoreError(f"{path} is not committed: its run was interrupted; run it again")
         commit = json.loads(file.read_bytes())
         body = {key: value for key, value in commit.items() if key != "sha256"}
         digest = sha256(pretty_json(body))

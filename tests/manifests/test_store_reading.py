@@ -240,6 +240,12 @@ def test_a_store_without_a_commit_is_refused_with_a_sentence(tmp_path: Path) -> 
         TileStore(tmp_path / "b.zarr")
 
 
+@pytest.mark.parametrize("name", ["missing.zarr", "n" * 300, "d/" * 3000, "a\0b"])
+def test_a_path_that_cannot_be_a_store_is_a_store_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError):
+        TileStore(tmp_path / name)
+
+
 def test_a_newer_store_format_is_refused_by_number(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     make_store(path, tile_pixels(1), codec=JPEG)
