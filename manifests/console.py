@@ -104,10 +104,10 @@ def progress(what: str, total: int, unit: str) -> Iterator[Progress]:
     from rich import progress as bars
 
     columns = (
-        bars.TextColumn("{task.description}"),
+        bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
-        bars.TextColumn(unit),
+        bars.TextColumn(unit, markup=False),
         bars.TimeRemainingColumn(),
     )
     with bars.Progress(*columns, console=stderr_console()) as bar:
@@ -149,8 +149,9 @@ class ProgressLines:
     def advance(self, steps: int = 1) -> None:
         """So many steps more are done."""
         self._done += steps
-        if self._clock() - self._last_s >= self._every_s:
-            self._last_s = self._clock()
+        now_s = self._clock()
+        if now_s - self._last_s >= self._every_s:
+            self._last_s = now_s
             self._line()
 
     def note(self, line: str) -> None:
