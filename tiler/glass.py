@@ -29,10 +29,12 @@ GLASS_SHARE = 0.003
 """Share of the picture that must be glass to believe in it; lumens in a field stay below."""
 GLASS_CHROMA_OD = 0.05
 """Other glass than the reference: at most this far in colour ..."""
+GLASS_SHADE_OD = 0.35
+"""... and this much darker (vignetting by 30 %), if it passes into the reference smoothly ..."""
 GLASS_STEP_OD = 0.03
-"""... and this much darker than glass nearby, where the lamp is uneven."""
-GLASS_STEPS = 8
-"""How often glass is followed into its surroundings, a few tens of cells each time."""
+"""... or differs this little from the glass around, if tissue lies between."""
+GLASS_STEPS = 4
+"""How often glass beyond tissue is looked for."""
 ASSUMED_GLASS = 225.0
 """Where no glass is seen: its grey level at least, or the brightest the picture has."""
 
@@ -114,15 +116,17 @@ def _roughness(luminance: Floats) -> Floats:
 
 
 def _grown_glass(candidates: Bools, shade: Floats) -> Bools:
-    """Start from the reference and follow the lamp's gradients outwards, step by small step.
+    """Start from the reference colour and follow the lamp's gradients outwards.
 
-    Pale, smooth tissue is as bright as the shaded corner of a slide, but it has an edge.
+    Pale, smooth tissue is as bright as the shaded corner of a slide, but it has an edge, at which
+    the candidates end.
     """
-    cells = candidates & (np.abs(shade) < GLASS_STEP_OD)
+    alike = candidates & (np.abs(shade) < GLASS_STEP_OD)
+    cells = reaching(candidates & (np.abs(shade) < GLASS_SHADE_OD), alike)
     for _ in range(GLASS_STEPS):
         expected = _spread(cells, shade[..., None])[..., 0]
-        more = candidates & (np.abs(shade - expected) < GLASS_STEP_OD)
-        if more.sum() < 1.02 * cells.sum():
+        more = cells | (candidates & (np.abs(shade - expected) < GLASS_STEP_OD))
+        if more.sum() < 1.01 * cells.sum():
             break
         cells = more
     return cells
@@ -197,3 +201,12 @@ def grown(mask: Bools, radius: int) -> Bools:
         larger[:, 1:] |= before[:, :-1]
         larger[:, :-1] |= before[:, 1:]
     return larger
+
+
+def reaching(mask: Bools, strong: Bools) -> Bools:
+    """The connected parts of a mask that hold a strong cell."""
+    labels, count = ndimage.label(mask)
+    keep = np.zeros(count + 1, dtype=np.bool_)
+    keep[labels[strong]] = True
+    keep[0] = False
+    return np.asarray(keep[labels])

@@ -70,7 +70,7 @@ def draw_preview(
     _draw_tiles(view, l0_rects * np.tile(view_per_l0, 2))
     _tint(view, _outline(_resized(mask, size)), OUTLINE, 1.0)
     tiles = f"{len(l0_rects):,} tile{'' if len(l0_rects) == 1 else 's'}"
-    return _with_legend(view, f"{slide_id}   ·   {mpp:g} mpp   ·   {tiles}")
+    return _with_legend(view, f"{tiles}   ·   {mpp:g} mpp   ·   {slide_id}")
 
 
 def save_preview(picture: Image.Image, path: Path) -> None:
@@ -115,7 +115,7 @@ def _draw_tiles(view: Image.Image, view_rects: npt.NDArray[np.float64]) -> None:
 
 
 def _with_legend(view: Image.Image, text: str) -> Image.Image:
-    """Put a line of text below, shrunk until it fits the picture's width."""
+    """Put a line of text below, shrunk to the picture's width; what is still too long is cut."""
     bar = 2 * LEGEND_SIZE
     framed = Image.new("RGB", (view.width, view.height + bar), LEGEND_BACKGROUND)
     framed.paste(view, (0, 0))

@@ -59,7 +59,9 @@ class Rois:
     def digest(self) -> str:
         """Hexadecimal SHA-256 of the geometry; names and the order of polygons do not count."""
         shapes = [
-            sorted((polygon.outer, sorted(polygon.holes)) for polygon in side)
+            sorted(
+                [_floats(polygon.outer), *sorted(map(_floats, polygon.holes))] for polygon in side
+            )
             for side in (self.keep, self.exclude)
         ]
         text = json.dumps(shapes, separators=(",", ":"), allow_nan=False)
@@ -145,6 +147,10 @@ def load_rois(
         )
     warnings = (f"{path.name}: ignored {_counted(ignored)}.",) if ignored else ()
     return Rois(tuple(keep), tuple(exclude), warnings)
+
+
+def _floats(ring: Ring) -> list[list[float]]:
+    return [[float(x), float(y)] for x, y in ring]
 
 
 class _Malformed(Exception):

@@ -1,7 +1,7 @@
 """Where the tissue is: a picture of a whole slide in, a mask of it out.
 
-`mask_x`, `mask_y` are pixels of the thumbnail, origin at its top-left corner, x to the right and
-y down; the mask has the size of the thumbnail. Lengths and areas are in µm and µm², brought to
+Positions are pixels of the thumbnail, origin at its top-left corner, x to the right and y down;
+the mask has the size of the thumbnail. Lengths and areas are in µm and µm², brought to
 pixels by the thumbnail's mpp. Colour is judged as optical density (OD): the natural logarithm of
 bare glass over pixel, per channel, 0 on glass.
 
@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from tiler.glass import GLASS_WINDOW, LUMA, MEAN, find_glass, grown, unscanned_cells
+from tiler.glass import GLASS_WINDOW, LUMA, MEAN, find_glass, grown, reaching, unscanned_cells
 from tiler.quality import ink_masks
 from tiler.slides.base import Rgb
 
@@ -72,7 +72,7 @@ INK_SOLIDITY = 0.5
 STAIN_SHARE = 0.1
 """Share of the picture from which on a solid ink colour is checked for being a stain ..."""
 STAIN_TEXTURE = 0.06
-"""... by its relative luminance deviation: blue-stained marrow 0.18; ink is flat, 0.0-0.05."""
+"""... by its relative luminance deviation: blue-stained marrow 0.18; painted strokes 0.01-0.05."""
 INK_MARGIN_UM = 48.0
 """How far around a stroke its faint edge is cut out too."""
 
@@ -136,7 +136,7 @@ def find_tissue(
     distance[unscanned] = 0.0
     threshold = _threshold(distance, glass.cells, cell_um)
     pen = _pen_strokes(smooth, unscanned, cell_um)
-    raw = _reaching(distance > threshold, distance > HYSTERESIS * threshold)
+    raw = reaching(distance > threshold, distance > HYSTERESIS * threshold)
     tissue = _cleaned(raw & ~pen, grey, chroma, cell_um) & ~pen
     red, green, blue = (float(value) for value in np.exp(glass.reference))
     return TissueMask(
@@ -308,15 +308,6 @@ def _cleaned(raw: Bools, grey: Floats, chroma: Floats, cell_um: float) -> Bools:
     kept: Bools = keep[labels]
     holes = ~kept
     return kept | (holes & ~_without_small(holes, HOLE_UM2 / cell_um**2))
-
-
-def _reaching(mask: Bools, strong: Bools) -> Bools:
-    """The connected parts of a mask that hold a strong cell."""
-    labels, count = ndimage.label(mask)
-    keep = np.zeros(count + 1, dtype=np.bool_)
-    keep[labels[strong]] = True
-    keep[0] = False
-    return np.asarray(keep[labels])
 
 
 def _without_small(mask: Bools, smallest: float) -> Bools:
