@@ -91,7 +91,9 @@ def draw_views(config: ViewConfig, seed: int, numbers: npt.NDArray[np.int64], vi
 
 
 def make_views(tiles: Tensor, views: Views, size: int) -> Tensor:
-    """Apply drawn views to uint8 tiles (B, H, W, C); return float32 (B, C, S, S) in -1 to 1.
+    """Apply drawn views to tiles of 0 to 255 (B, H, W, C), uint8 or (so for both views) float32.
+
+    Returns float32 (B, C, S, S), normalised with `MEAN` and `STD` to -1 to 1.
 
     Resampling is bilinear with the triangle widened where pixels are lost, as Pillow does it;
     pixels just outside a crop count at its edge. Blur reflects at the view's edge. Blur precedes
@@ -103,8 +105,8 @@ def make_views(tiles: Tensor, views: Views, size: int) -> Tensor:
     rows = blur @ _resampling(views.top, views.height, views.flip_y, size, tile_height, device)
     columns = blur @ _resampling(views.left, views.width, views.flip_x, size, tile_width, device)
 
-    pixels = tiles.reshape(batch, tile_height, tile_width * 3).float() / 255
-    pixels = torch.bmm(rows, pixels)  # (B, S, W · C)
+    pixels = tiles.reshape(batch, tile_height, tile_width * 3).float()
+    pixels = torch.bmm(rows / 255, pixels)  # (B, S, W · C), in 0 to 1
     pixels = pixels.view(batch, size, tile_width, 3).transpose(1, 2)
     pixels = torch.bmm(columns, pixels.reshape(batch, tile_width, size * 3))
     pixels = pixels.view(batch, size, size, 3)  # columns, rows, C
@@ -112,7 +114,7 @@ def make_views(tiles: Tensor, views: Views, size: int) -> Tensor:
     pixels = torch.where(keep, pixels, pixels.transpose(1, 2))
 
     pixels = _colour(pixels.reshape(batch, size * size, 3), views)
-    normalised = (pixels.clamp(0, 1) - MEAN[0]) / STD[0]
+    normalised = pixels.clamp_(0, 1).sub_(pixels.new_tensor(MEAN)).div_(pixels.new_tensor(STD))
     # Channels stay last in memory, which is also how convolutions like them.
     return normalised.view(batch, size, size, 3).permute(0, 3, 1, 2)
 
@@ -145,13 +147,14 @@ def _blurring(sigma_px: Floats, size: int, device: torch.device) -> Tensor:
 
     Pixel -k is pixel k, and pixel S - 1 + k is S - 1 - k, as torch's `reflect` padding has it.
     """
-    out = torch.arange(size, device=device, dtype=torch.float32)[None, :, None]
-    pixel = torch.arange(size, device=device, dtype=torch.float32)[None, None, :]
-    scale = -0.5 / _on(np.maximum(sigma_px, _SHARPEST) ** 2, device)[:, None, None]
-    weights = torch.exp(scale * (out - pixel) ** 2)
-    left = torch.exp(scale * (out + pixel) ** 2) * (pixel > 0)
-    right = torch.exp(scale * (2 * (size - 1) - out - pixel) ** 2) * (pixel < size - 1)
-    weights = weights + left + right
+    distance = torch.arange(2 * size - 1, device=device, dtype=torch.float32)
+    scale = -0.5 / _on(np.maximum(sigma_px, _SHARPEST) ** 2, device)[:, None]
+    gauss = torch.exp(scale * distance**2)  # (B, 2 S - 1)
+    out = torch.arange(size, device=device)[:, None]
+    pixel = torch.arange(size, device=device)[None, :]
+    weights = gauss[:, (out - pixel).abs()]
+    weights += gauss[:, out + pixel] * (pixel > 0)
+    weights += gauss[:, 2 * (size - 1) - out - pixel] * (pixel < size - 1)
     return weights / weights.sum(dim=2, keepdim=True)
 
 

@@ -82,7 +82,7 @@ class TrainConfig:
     """Tiles a step; each gives two views."""
     image_size: int | None = None
     """Pixels of a view's side."""
-    lr: float = 1e-3
+    lr: float = 3e-4
     """Highest learning rate, reached after the warm-up."""
     temperature: float = 0.2
     """Of NT-Xent; between SimCLR's 0.1 for ImageNet and 0.5 for small batches."""

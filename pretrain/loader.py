@@ -83,7 +83,8 @@ class TileLoader:
         """Pixels and number of the tile drawn, or of the next of its slide that can be read."""
         slide, store = self._slides[draw.slide], self._stores[draw.slide]
         tile = draw.tile
-        for attempt in range(1, slide.tiles + 1):
+        # Two passes, less a tile: from wherever the draw stands, that holds one whole pass.
+        for attempt in range(1, 2 * slide.tiles):
             group, index = slide.locate(tile)
             try:
                 return store[group].read(index), tile

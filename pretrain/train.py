@@ -241,7 +241,7 @@ def _step(
 
 def _both_views(plan: Plan, batch: Batch, device: torch.device) -> Tensor:
     """The first views of all tiles, then the second ones: float32 (V · B, C, S, S)."""
-    tiles = torch.from_numpy(batch.tiles).to(device)
+    tiles = torch.from_numpy(batch.tiles).to(device).float()
     config, size = plan.config, plan.image_size
     drawn = (draw_views(config.views, config.seed, batch.numbers, view) for view in (0, 1))
     return torch.cat([make_views(tiles, views, size) for views in drawn])

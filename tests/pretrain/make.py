@@ -1,0 +1,119 @@
+"""Small manifests with stores for training tests, made through the writer and nothing else."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from manifests import Manifest, Resolution, StoreEntry, save_manifest
+from manifests.codec import Rgb, TileCodec
+from manifests.files import spec_hash
+from manifests.layout import TilesLayout
+from manifests.store import GroupPlan, StoreWriter
+from pretrain.mix import Mix, Slide, Source, Stratum
+from tests.manifests.make import tile_pixels
+
+LOSSLESS = TileCodec("zstd", level=1)
+
+
+def make_slide(
+    root: Path,
+    name: str,
+    groups: Mapping[str, Rgb],
+    *,
+    stain: str | None = "H&E",
+    organ: str | None = "colon",
+    codec: TileCodec = LOSSLESS,
+) -> StoreEntry:
+    """A committed store `name.zarr` with uint8 (N, S, S, 3) tiles for each mpp, and its entry."""
+    spec = {"codec": codec.to_json()}
+    identity = str(uuid.uuid5(uuid.NAMESPACE_OID, name))
+    writer = StoreWriter(root / f"{name}.zarr")
+    plans = {
+        group: GroupPlan(
+            layout=TilesLayout(len(tiles), tiles.shape[1], 16, codec),
+            attributes={"mpp": [float(group)] * 2, "mpp_requested": float(group)},
+            columns={},
+        )
+        for group, tiles in groups.items()
+    }
+    attributes = {
+        "format": "histotile-store",
+        "version": 1,
+        "uuid": identity,
+        "groups": list(groups),
+        "spec": spec,
+        "spec_hash": spec_hash(spec),
+    }
+    writer.plan(attributes, plans, {})
+    for group, tiles in groups.items():
+        for shard in writer.missing_shards(group):
+            members = plans[group].layout.shard_range(shard)
+            writer.write_shard(group, shard, [codec.encode(tiles[i]) for i in members], {})
+    writer.commit()
+    resolutions = tuple(
+        Resolution(g, (float(g),) * 2, float(g), t.shape[1], len(t), 0, (1.0, 1.0))
+        for g, t in groups.items()
+    )
+    return StoreEntry(
+        id=name,
+        status="done",
+        source=name,
+        path=f"{name}.zarr",
+        uuid=identity,
+        spec_hash=spec_hash(spec),
+        stain=stain,
+        organ=organ,
+        resolutions=resolutions,
+    )
+
+
+def save(root: Path, *entries: StoreEntry) -> Path:
+    """Save a manifest of these entries in `root`; return its path."""
+    path = root / "manifest.json"
+    save_manifest(Manifest(entries, root), path)
+    return path
+
+
+def two_by_two(root: Path, tiles: int = 8, size: int = 32) -> Path:
+    """A manifest of two stains × two organs with one slide each; return its path."""
+    root.mkdir(parents=True, exist_ok=True)
+    entries = [
+        make_slide(
+            root,
+            f"{organ}-{number}",
+            {"0.5": tile_pixels(tiles, size, seed=10 * number + len(organ))},
+            stain=stain,
+            organ=organ,
+        )
+        for number, stain in enumerate(("H&E", "Ki67"))
+        for organ in ("colon", "lung")
+    ]
+    return save(root, *entries)
+
+
+def mix_of(*strata: tuple[int, ...]) -> Mix:
+    """A mix with slides of so many tiles in each stratum, without any store."""
+    return Mix(
+        tuple(
+            Stratum(
+                f"stain-{i}",
+                "organ",
+                tuple(
+                    Slide(f"slide-{i}-{j}", (Source("0.5", (0.5, 0.5), tiles),))
+                    for j, tiles in enumerate(slides)
+                ),
+            )
+            for i, slides in enumerate(strata)
+        ),
+        tile_size=32,
+    )
+
+
+def numbered_tiles(count: int, first: int = 0, size: int = 8) -> Rgb:
+    """Tiles whose every pixel is the tile's number, uint8 (count, size, size, 3)."""
+    values = np.arange(first, first + count, dtype=np.uint8)
+    return np.broadcast_to(values[:, None, None, None], (count, size, size, 3)).copy()

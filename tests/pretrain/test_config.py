@@ -1,0 +1,57 @@
+"""A configuration that exists is one that can run; every refusal is one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pretrain.config import ARCHS, TrainConfig, ViewConfig
+from pretrain.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("arch", "vit"),
+        ("device", "tpu"),
+        ("epochs", 0),
+        ("batch_size", 1),
+        ("image_size", 31),
+        ("projection_dim", 0),
+        ("max_steps", 0),
+        ("seed", -1),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("temperature", float("inf")),
+        ("temperature", -0.1),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name_and_value(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig(**{field: value})
+    assert field.replace("_", "-") in str(caught.value)
+    assert str(value) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_architecture_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=", ".join(ARCHS)):
+        TrainConfig(arch="alexnet")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("crop_area", (0.0, 1.0)),
+        ("crop_area", (0.9, 0.8)),
+        ("crop_ratio", (-1.0, 1.0)),
+        ("blur_sigma", (0.2, 0.1)),
+        ("jitter_probability", 1.5),
+        ("brightness", 1.0),
+        ("hue", 0.6),
+    ],
+)
+def test_views_out_of_range_are_refused(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=field):
+        ViewConfig(**{field: value})
