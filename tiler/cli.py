@@ -55,7 +55,8 @@ _SOURCES = _with(
         "--slides",
         type=_FILE,
         metavar="CSV",
-        help="Table with a row per slide: a column slide, and organ, stain, dataset, license, patient, site, scanner, mpp, id, roi or columns of your own.",
+        help="Table with a row per slide: the column slide, and any of organ, stain, dataset, "
+        "license, patient, site, scanner, mpp, id, roi, or columns of your own.",
     ),
     click.option(
         "--assume-mpp",
@@ -196,7 +197,8 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result a
 @click.option(
     "--label-from",
     metavar="RULE",
-    help="With --packed: class labels from the folder name (parent), regex:PATTERN, or a column of --slides.",
+    help="With --packed: class labels from the folder name (parent), by regex:PATTERN, or from a "
+    "column of --slides.",
 )
 @click.option(
     "--organ-from",

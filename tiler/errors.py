@@ -1,13 +1,13 @@
 """The errors of cutting tiles.
 
-    HistotileError (manifests.errors)
-    └── TilerError
-        ├── SlideError          one slide cannot be used; the others go on
-        │   ├── UnreadableSlide     no reader opens it, or its structure does not hold
-        │   ├── UnknownResolution   no trustworthy µm per pixel
-        │   └── PixelReadError      a native tile could not be decoded
-        ├── SpecMismatch        an output folder holds stores made with other settings
-        └── OutputBusy          another run is writing to the same output folder
+HistotileError (manifests.errors)
+└── TilerError
+    ├── SlideError          one slide cannot be used; the others go on
+    │   ├── UnreadableSlide     no reader opens it, or its structure does not hold
+    │   ├── UnknownResolution   no trustworthy µm per pixel
+    │   └── PixelReadError      a native tile could not be decoded
+    ├── SpecMismatch        an output folder holds stores made with other settings
+    └── OutputBusy          another run is writing to the same output folder
 """
 
 from __future__ import annotations

@@ -26,6 +26,9 @@ from tiler.errors import SlideError, TilerError
 TASK_DEADLINE_S = 1800
 """Seconds after which a task counts as hung, and its worker is killed."""
 
+_CONNECT_S = 30
+"""Seconds to wait for a given scheduler."""
+
 _ALLOWED_DEATHS = 1
 """Worker deaths a task may be near before it is held to be their cause."""
 
@@ -119,7 +122,7 @@ class DaskExecutor:
             while True:
                 room = self._window(client) - len(pending)
                 for task in _take(next_task, room):
-                    future = client.submit(_guarded, task.function, task.job, pure=False)
+                    future = client.submit(_guarded, task, TASK_DEADLINE_S, pure=False)
                     pending[future] = task
                     done.add(future)
                 if not pending:
@@ -138,9 +141,9 @@ class DaskExecutor:
         stack.enter_context(dask.config.set(settings))
         try:
             if self._scheduler_file is not None:
-                return Client(scheduler_file=str(self._scheduler_file), timeout=30)
+                return Client(scheduler_file=str(self._scheduler_file), timeout=_CONNECT_S)
             if self._scheduler is not None:
-                return Client(self._scheduler, timeout=30)
+                return Client(self._scheduler, timeout=_CONNECT_S)
         except (OSError, ValueError) as error:
             where = self._scheduler or self._scheduler_file
             raise SchedulerLost(f"no Dask scheduler answers at {where} ({error})") from error
@@ -221,13 +224,13 @@ def _call(task: Task) -> Outcome:
         return Outcome(task, None, error, traceback.format_exc())
 
 
-def _guarded(function: Callable[[Any], Any], job: Any) -> Any:
+def _guarded(task: Task, deadline_s: float) -> Any:
     """Run a task in a worker; if it hangs, even inside C code, the worker ends."""
     hush_libraries()
     with Path(os.devnull).open("w") as nowhere:
-        faulthandler.dump_traceback_later(TASK_DEADLINE_S, exit=True, file=nowhere)
+        faulthandler.dump_traceback_later(deadline_s, exit=True, file=nowhere)
         try:
-            return function(job)
+            return task.function(task.job)
         finally:
             faulthandler.cancel_dump_traceback_later()
 

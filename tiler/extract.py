@@ -19,7 +19,7 @@ import numpy.typing as npt
 from manifests.codec import TileCodec
 from manifests.files import Json, remove_temporaries, spec_hash
 from manifests.layout import FORMAT_VERSION, STORE_FORMAT
-from manifests.store import TileStore
+from manifests.store import TileStore, is_committed
 from manifests.writer import StoreWriter
 from tiler import quality
 from tiler.errors import SlideError
@@ -80,7 +80,7 @@ class ShardJob:
     """One shard to cut: the unit of work."""
 
     store: Path
-    source: Path
+    source: Source
     """The slide, or the folder of a packed store's pictures."""
     group: str
     shard: int
@@ -177,15 +177,36 @@ def plan_slide(job: SlideJob) -> list[ShardJob]:
     writer = StoreWriter(job.store)
     remove_temporaries(job.store)
     token = source_token(job.source)
-    if not (writer.is_planned() and writer.attributes()["source"]["token"] == token):
+    if not (writer.is_planned() and _is_plan_of(writer.attributes()["source"], job, token)):
         with open_slide(job.source.path) as slide:
             survey = survey_slide(slide, job)
         _write_plan(writer, job, survey, token)
     return [
-        ShardJob(job.store, job.source.path, group, shard)
+        ShardJob(job.store, job.source, group, shard)
         for group in writer.attributes()["groups"]
         for shard in writer.missing_shards(group)
     ]
+
+
+def _is_plan_of(source: Json, job: SlideJob, token: str) -> bool:
+    """Whether what a store says of its slide is what it would say now."""
+    return bool(source["token"] == token) and same_mpp(source, job.table_mpp, job.assumed_mpp)
+
+
+def same_mpp(source: Json, table_mpp: float | None, assumed_mpp: float | None) -> bool:
+    """Whether a store's mpp is what it would be now."""
+    if table_mpp is not None or source["mpp_source"] == "slides table":
+        return bool(source["mpp"][0] == table_mpp)
+    if source["mpp_source"] == "--assume-mpp":
+        return bool(source["mpp"][0] == assumed_mpp)
+    return True
+
+
+def is_finished(job: SlideJob) -> bool:
+    """Whether a job's store is committed, and still says what its slide and the user say."""
+    if not is_committed(job.store):
+        return False
+    return _is_plan_of(StoreWriter(job.store).attributes()["source"], job, source_token(job.source))
 
 
 def _write_plan(writer: StoreWriter, job: SlideJob, survey: Survey, token: str) -> None:
@@ -210,8 +231,8 @@ def replace_store(writer: StoreWriter, new_uuid: str, overwrite: bool) -> None:
         return
     if not overwrite:
         raise SlideError(
-            f"{writer.path.name} holds tiles of another slide, or of this one before it changed; "
-            "give another --out, an id in the slides table, or --overwrite"
+            f"{writer.path.name} holds tiles of another slide, or of this one before it or its mpp "
+            "changed; give another --out, an id in the slides table, or --overwrite"
         )
     shutil.rmtree(writer.path)
 
@@ -264,9 +285,11 @@ def cut_shard(job: ShardJob) -> ShardDone:
     columns = [writer.planned_column(job.group, name)[part] for name in ("x", "y")]
     l0_xy = np.stack(columns, axis=1).astype(np.int32)
     read = ReadPlan.from_json(writer.group_attributes(job.group))
-    with open_slide(job.source) as slide:
+    with open_slide(job.source.path) as slide:
         cutter = TileCutter(slide, read, layout.tile_size)
         tiles, measured = encode_tiles(cutter.cut(l0_xy), layout.codec)
+    if source_token(job.source) != writer.attributes()["source"]["token"]:
+        raise SlideError("the slide changed while it was cut; run again when it is whole")
     written = writer.write_shard(job.group, job.shard, tiles, measured)
     return ShardDone(len(tiles), written, cutter.decoded)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from manifests.codec import Rgb
 from manifests.files import Json, canonical_json, remove_temporaries
 from manifests.layout import TilesLayout
+from manifests.store import is_committed
 from manifests.writer import GroupPlan, StoreWriter
 from tiler.errors import SlideError
 from tiler.extract import ShardDone, ShardJob, encode_tiles, replace_store, store_attributes
@@ -72,6 +73,14 @@ class PackedJob:
         return {**self.spec.to_json(), "min_tissue": None, "mpp": self.mpp, "pictures": digest}
 
 
+def is_packed(job: PackedJob) -> bool:
+    """Whether a job's store is committed, and its pictures are still what they were."""
+    if not is_committed(job.store):
+        return False
+    source = StoreWriter(job.store).attributes()["source"]
+    return bool(source["token"] == source_token(job.source))
+
+
 @dataclass(frozen=True, slots=True)
 class _Surveyed:
     picture: Picture
@@ -89,8 +98,10 @@ def plan_packed(job: PackedJob) -> list[ShardJob]:
     token = source_token(job.source)
     if not (writer.is_planned() and writer.attributes()["source"]["token"] == token):
         _write_plan(writer, job, token)
+    # Without the list of files: a job should stay small.
+    folder = replace(job.source, files=())
     return [
-        ShardJob(job.store, job.source.path, group, shard)
+        ShardJob(job.store, folder, group, shard)
         for group in writer.attributes()["groups"]
         for shard in writer.missing_shards(group)
     ]
@@ -209,7 +220,7 @@ def cut_packed_shard(job: ShardJob) -> ShardDone:
         nonlocal decoded
         for index in dict.fromkeys(source.tolist()):
             mine = source == index
-            with open_slide(job.source / names[index]) as slide:
+            with open_slide(job.source.path / names[index]) as slide:
                 cutter = TileCutter(slide, read, layout.tile_size)
                 for tile in cutter.cut(np.stack([x[mine], y[mine]], axis=1).astype(np.int32)):
                     tissue.append(_tissue(tile, read.mpp[0]))

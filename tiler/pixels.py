@@ -200,7 +200,8 @@ def resample(
         return np.asarray(Image.fromarray(region).reduce(factors))
     rows = _average(region.astype(np.float32), offset[1], scale[1], size)
     both = _average(np.ascontiguousarray(rows.transpose(1, 0, 2)), offset[0], scale[0], size)
-    return np.floor(both.transpose(1, 0, 2) + np.float32(0.5)).astype(np.uint8)
+    rounded: Rgb = np.floor(both.transpose(1, 0, 2) + np.float32(0.5)).astype(np.uint8)
+    return rounded
 
 
 def _average(

@@ -67,7 +67,7 @@ class ProgressReporter:
         if self._bar is not None and self._bar.live.is_started:
             self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
         else:
-            print(line, file=self._stream, flush=True)  # noqa: T201 - this is the talk
+            print(line, file=self._stream, flush=True)
 
     def started(self, slides: int, skipped: int) -> None:
         """See `tiler.run.Reporter`."""

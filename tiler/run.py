@@ -39,12 +39,12 @@ from tiler.extract import (
     cut_shard,
     draw_store_preview,
     finish_store,
+    is_finished,
     plan_slide,
 )
 from tiler.outcomes import Failure, entry_of, failure_of, write_outcomes
-from tiler.packed import PackedJob, cut_packed_shard, plan_packed
+from tiler.packed import PackedJob, cut_packed_shard, is_packed, plan_packed
 from tiler.request import Work, Workload
-from tiler.slides import source_token
 
 
 class DiskFull(TilerError):
@@ -278,22 +278,7 @@ def _stored_spec(store: Path) -> dict[str, Json] | None:
 
 
 def _is_finished(job: SlideJob | PackedJob) -> bool:
-    """Whether a job's store is committed, and still says what its slide and the user say."""
-    if not is_committed(job.store):
-        return False
-    source = StoreWriter(job.store).attributes()["source"]
-    if source["token"] != source_token(job.source):
-        return False
-    return isinstance(job, PackedJob) or _same_mpp(source, job.table_mpp, job.assumed_mpp)
-
-
-def _same_mpp(source: Json, table_mpp: float | None, assumed_mpp: float | None) -> bool:
-    """Whether a store's mpp is what it would be now."""
-    if table_mpp is not None or source["mpp_source"] == "slides table":
-        return bool(source["mpp"][0] == table_mpp)
-    if source["mpp_source"] == "--assume-mpp":
-        return bool(source["mpp"][0] == assumed_mpp)
-    return True
+    return is_packed(job) if isinstance(job, PackedJob) else is_finished(job)
 
 
 def _describe_mismatch(name: str, found: dict[str, Json], asked: dict[str, Json]) -> str:

@@ -281,9 +281,9 @@ def _objective_power(properties: Mapping[str, str]) -> float | None:
 
 
 def _size_warnings(size: PixelSize, power: float | None) -> list[str]:
-    if size.mpp is None:
-        return ["the file gives no believable µm per pixel"]
-    expected = _MPP_AT_POWER_ONE / power if power else size.mpp[0]
+    if size.mpp is None or not power:
+        return []
+    expected = _MPP_AT_POWER_ONE / power
     ratio = size.mpp[0] / expected
     if max(ratio, 1 / ratio) <= _POWER_TOLERANCE:
         return []

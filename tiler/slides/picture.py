@@ -45,7 +45,7 @@ class PictureSlide:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         width, height = self._size
-        warnings = ["plain pictures carry no µm per pixel"]
+        warnings = []
         if orientation != 1:
             warnings.append(f"its EXIF orientation {orientation} is not applied")
         self._facts = SlideFacts(

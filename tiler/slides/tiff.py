@@ -58,7 +58,7 @@ class TiffSlide:
             background=WHITE,
             fingerprint=fingerprint,
             warnings=(
-                *_content_warnings(content, main, ome, size),
+                *_content_warnings(content, main, ome),
                 *warnings,
                 *pyramid.stretch_warnings(levels),
             ),
@@ -172,9 +172,7 @@ def _pixel_size(content: TiffContent, main: TiffImage, ome: OmeImage | None) -> 
     return resolution.from_tiff_tags(content.resolution, content.resolution_unit)
 
 
-def _content_warnings(
-    content: TiffContent, main: TiffImage, ome: OmeImage | None, size: PixelSize
-) -> list[str]:
+def _content_warnings(content: TiffContent, main: TiffImage, ome: OmeImage | None) -> list[str]:
     warnings = []
     same = sum((i.width, i.height) == (main.width, main.height) for i in content.images)
     if ome is None and same > 1:
@@ -185,6 +183,4 @@ def _content_warnings(
         warnings.append(f"it holds {ome.planes} focal planes or times; only the first is read")
     if main.extra_samples[:1] == (0,):
         warnings.append("a channel of unknown meaning beside the colours is left out")
-    if size.mpp is None:
-        warnings.append("the file gives no believable µm per pixel")
     return warnings

@@ -1,0 +1,361 @@
+"""Runs over many slides: how each ends, what is kept, what is refused, what continues."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from manifests import Manifest, StoreError, TileStore, load_manifest
+from manifests.codec import TileCodec
+from manifests.writer import StoreWriter
+from tiler import run
+from tiler.errors import OutputBusy, SpecMismatch
+from tiler.executor import SerialExecutor
+from tiler.extract import ShardDone
+from tiler.options import TileSpec
+from tiler.request import Request, make_workload
+from tiler.run import DiskFull, RunResult, extract, locked
+from tiler.slidetable import Row, SlidesTable
+from tiler.synthetic import paint, write_slide
+
+SPEC = TileSpec((0.5,), shard_tiles=8, codec=TileCodec("jpeg"))
+
+
+class Silent:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.endings: dict[str, tuple[str, str | None]] = {}
+        self.skipped = 0
+        self.shards = 0
+
+    def started(self, slides: int, skipped: int) -> None:
+        self.skipped = skipped
+
+    def planned(self, shards: int) -> None:
+        pass
+
+    def shard_done(self, done: ShardDone) -> None:
+        self.shards += 1
+
+    def ended(self, name: str, status: str, reason: str | None) -> None:
+        self.endings[name] = (status, reason)
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One slide with tissue; some 15 tiles at 0.5 µm/px."""
+    path = tmp_path_factory.mktemp("slides") / "tissue.tif"
+    write_slide(path, paint("he", 1536, 1280, 7), 0.5)
+    return path
+
+
+def blank(path: Path) -> Path:
+    write_slide(path, np.full((1024, 1024, 3), 243, dtype=np.uint8), 0.5)
+    return path
+
+
+def go(
+    paths: Sequence[Path], out: Path, spec: TileSpec = SPEC, **more: object
+) -> tuple[RunResult, Silent, Manifest]:
+    out.mkdir(exist_ok=True)
+    preview = bool(more.pop("preview", False))
+    request = replace(Request(tuple(paths), out, spec), **more)
+    reporter = Silent()
+    result = extract(
+        make_workload(request),
+        out,
+        SerialExecutor(),
+        reporter,
+        overwrite=request.overwrite,
+        preview=preview,
+    )
+    return result, reporter, load_manifest(out)
+
+
+def entry(manifest: Manifest, name: str) -> dict[str, object]:
+    found = next(item for item in manifest.stores if item.id == name)
+    return {"status": found.status, "reason": found.reason, "tiles": found.tiles}
+
+
+def test_each_slide_ends_as_done_empty_or_failed_with_a_reason_in_manifest_and_failures(
+    slide: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.svs"
+    broken.write_bytes(b"II*\0no slide")
+    paths = [slide, blank(tmp_path / "blank.tif"), broken]
+    result, reporter, manifest = go(paths, tmp_path / "out")
+    assert result.statuses == {"tissue": "done", "blank": "empty", "broken": "failed"}
+    assert result.exit_code == 3
+    assert entry(manifest, "blank")["status"] == "empty"
+    assert "tissue" in str(entry(manifest, "blank")["reason"])
+    reason = entry(manifest, "broken")["reason"]
+    assert reason
+    assert reporter.endings["broken"] == ("failed", reason)
+    failures = json.loads((tmp_path / "out" / "failures.json").read_text())["failures"]
+    assert [(f["id"], f["source"], f["reason"]) for f in failures] == [
+        ("broken", "broken.svs", reason)
+    ]
+    assert "Traceback" in failures[0]["traceback"]
+    assert not (tmp_path / "out" / "broken.zarr").exists()
+
+
+def test_none_succeeded_is_exit_4_and_an_empty_slide_is_no_failure(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.svs"
+    broken.write_bytes(b"")
+    assert go([broken], tmp_path / "a")[0].exit_code == 4
+    assert go([blank(tmp_path / "blank.tif")], tmp_path / "b")[0].exit_code == 0
+
+
+def test_a_second_run_keeps_finished_stores_and_writes_the_same_manifest(
+    slide: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    go([slide], out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.zarr/**/*")}
+    manifest = (out / "manifest.json").read_bytes()
+    result, reporter, _ = go([slide], out)
+    assert (result.skipped, result.tiles, reporter.shards) == (1, 0, 0)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.zarr/**/*")} == before
+    assert (out / "manifest.json").read_bytes() == manifest
+
+
+def test_a_half_finished_store_continues_at_the_first_missing_shard(
+    slide: Path, tmp_path: Path
+) -> None:
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    go([slide], whole)
+
+    class Interrupted(Silent):
+        def shard_done(self, done: ShardDone) -> None:
+            raise KeyboardInterrupt
+
+    half.mkdir()
+    workload = make_workload(Request((slide,), half, SPEC))
+    with pytest.raises(KeyboardInterrupt):
+        extract(workload, half, SerialExecutor(), Interrupted())
+    assert load_manifest(half).stores == ()
+    with pytest.raises(StoreError, match="not committed"):
+        TileStore(half / "tissue.zarr")
+    missing = StoreWriter(half / "tissue.zarr").missing_shards("0.5")
+    assert 0 not in missing
+    _, reporter, _ = go([slide], half)
+    assert reporter.shards == len(missing)
+    assert contents(half) == contents(whole)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_temporary_files_of_a_killed_run_are_gone_after_the_next(
+    slide: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    go([slide], out)
+    leftovers = [out / ".manifest.json.0a.tmp", out / "tissue.zarr/0.5/tiles/.c.0.0.0.0.1b.tmp"]
+    for leftover in leftovers:
+        leftover.write_bytes(b"half")
+    go([slide], out)
+    assert not any(leftover.exists() for leftover in leftovers)
+
+
+def test_other_settings_are_refused_with_both_shown_and_nothing_is_touched(
+    slide: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    go([slide], out)
+    before = contents(out)
+    with pytest.raises(SpecMismatch) as caught:
+        go([slide], out, replace(SPEC, tile_size=128))
+    assert "tile_size 256" in str(caught.value)
+    assert "tile_size 128" in str(caught.value)
+    assert "--overwrite" in str(caught.value)
+    assert contents(out) == before
+
+
+def test_overwrite_cuts_anew_what_was_cut_otherwise_and_keeps_the_rest(
+    slide: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    go([slide], out)
+    result, _, manifest = go([slide], out, replace(SPEC, tile_size=128), overwrite=True)
+    assert result.statuses == {"tissue": "done"}
+    assert manifest.stores[0].resolutions[0].tile_size == 128
+    assert TileStore(out / "tissue.zarr")["0.5"].tile_size == 128
+    again, _, _ = go([slide], out, replace(SPEC, tile_size=128), overwrite=True)
+    assert again.skipped == 1
+
+
+def test_a_slide_that_was_only_touched_is_looked_at_again_but_not_cut_again(
+    slide: Path, tmp_path: Path
+) -> None:
+    copy, out = tmp_path / "copy.tif", tmp_path / "out"
+    shutil.copy(slide, copy)
+    go([copy], out)
+    shards = {path: path.read_bytes() for path in out.rglob("tiles/c.*")}
+    os.utime(copy, (1, 1))
+    result, reporter, _ = go([copy], out)
+    assert result.statuses == {"copy": "done"}
+    assert {path: path.read_bytes() for path in out.rglob("tiles/c.*")} == shards
+    assert go([copy], out)[0].skipped == 1
+
+
+def test_another_slide_under_the_same_name_fails_unless_overwritten(
+    slide: Path, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "a.tif", tmp_path / "out"
+    shutil.copy(slide, path)
+    go([path], out)
+    before = contents(out / "a.zarr")
+    write_slide(path, paint("dab", 1536, 1280, 8), 0.5)
+    result, reporter, _ = go([path], out)
+    assert result.exit_code == 4
+    assert "another slide" in str(reporter.endings["a"][1])
+    assert contents(out / "a.zarr") == before
+    assert go([path], out, overwrite=True)[0].exit_code == 0
+    assert contents(out / "a.zarr") != before
+
+
+def test_an_mpp_given_later_cuts_anew_and_the_others_stay(slide: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    go([slide], out)
+    table = SlidesTable([Row("tissue.tif", mpp=0.25)])
+    result, _, _ = go([slide], out, table=table)
+    assert result.statuses == {"tissue": "failed"}
+    result, _, manifest = go([slide], out, table=table, overwrite=True)
+    assert result.statuses == {"tissue": "done"}
+    slide_info = manifest.stores[0].slide
+    assert slide_info is not None
+    assert (slide_info.mpp, slide_info.mpp_source) == ((0.25, 0.25), "slides table")
+
+
+def test_entries_of_slides_that_are_not_of_this_run_stay_in_the_manifest(
+    slide: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    go([slide], out)
+    _, _, manifest = go([blank(tmp_path / "blank.tif")], out)
+    assert [item.id for item in manifest.stores] == ["blank", "tissue"]
+
+
+def test_two_runs_on_one_output_are_kept_apart(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        with pytest.raises(OutputBusy) as caught, locked(tmp_path):
+            pass
+        assert caught.value.exit_code == 75
+    with locked(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_stops_the_run_with_75_and_it_continues_when_there_is_room(
+    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    written = []
+    write_shard = StoreWriter.write_shard
+
+    def no_room(self: StoreWriter, *arguments: object) -> int:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(1)
+        return write_shard(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(StoreWriter, "write_shard", no_room)
+    with pytest.raises(DiskFull) as caught:
+        go([slide], out)
+    assert caught.value.exit_code == 75
+    monkeypatch.undo()
+    assert go([slide], out)[0].statuses == {"tissue": "done"}
+
+
+def test_a_slide_that_changes_while_it_is_cut_fails(
+    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = tmp_path / "a.tif", tmp_path / "out"
+    shutil.copy(slide, path)
+
+    class Changing(Silent):
+        def planned(self, shards: int) -> None:
+            os.utime(path, (1, 1))
+
+    out.mkdir()
+    reporter = Changing()
+    workload = make_workload(Request((path,), out, SPEC))
+    result = extract(workload, out, SerialExecutor(), reporter)
+    assert result.statuses == {"a": "failed"}
+    assert "changed while" in str(reporter.endings["a"][1])
+
+
+def test_a_damaged_store_is_named_not_overwritten(slide: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    go([slide], out)
+    (out / "tissue.zarr" / "zarr.json").write_text("{}")
+    with pytest.raises(StoreError, match="damaged"):
+        go([slide], out)
+
+
+def test_previews_are_drawn_for_new_and_for_finished_stores(slide: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    out = tmp_path / "out"
+    go([slide], out)
+    assert not (out / "preview").exists()
+    for _ in range(2):
+        go([slide], out, preview=True)
+        with Image.open(out / "preview" / "tissue.png") as picture:
+            assert min(picture.size) > 100
+
+
+def test_several_mpps_give_several_groups_in_one_store(slide: Path, tmp_path: Path) -> None:
+    _, _, manifest = go([slide], tmp_path / "out", replace(SPEC, mpps=(1.0, 0.5)))
+    store = TileStore(manifest.store_path(manifest.stores[0]))
+    assert store.groups == ("0.5", "1")
+    assert len(store["0.5"]) > len(store["1"]) > 0
+    assert [r.group for r in manifest.stores[0].resolutions] == ["0.5", "1"]
+
+
+def test_columns_say_where_each_tile_is_and_how_it_looks(slide: Path, tmp_path: Path) -> None:
+    _, _, manifest = go([slide], tmp_path / "out")
+    group = TileStore(manifest.store_path(manifest.stores[0]))["0.5"]
+    expected = ("brightness", "focus", "pen", "saturation", "tissue", "x", "y")
+    assert group.columns == expected
+    for name in expected[:5]:
+        values = group.column(name)
+        assert values.dtype == np.float32
+        assert float(values.min()) >= 0
+        assert float(values.max()) <= 1
+    assert float(group.column("tissue").min()) >= SPEC.min_tissue
+    brightness = [float(group.read(i).mean()) / 255 for i in range(len(group))]
+    assert np.corrcoef(brightness, group.column("brightness"))[0, 1] > 0.95
+
+
+def test_no_store_or_report_names_a_folder_of_this_machine(slide: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.svs"
+    broken.write_bytes(b"II*\0no slide")
+    out = tmp_path / "out"
+    go([slide, broken], out)
+    for path in out.rglob("*.json"):
+        text = path.read_text()
+        assert str(tmp_path) not in text, path.name
+        assert str(slide.parent) not in text, path.name
+
+
+def test_the_run_says_how_many_tiles_each_filter_dropped(slide: Path, tmp_path: Path) -> None:
+    _, _, manifest = go([slide], tmp_path / "out", replace(SPEC, max_tiles=3))
+    dropped = manifest.stores[0].dropped
+    assert dropped["max_tiles"] > 0
+    assert dropped["tissue"] > 0
+    assert manifest.stores[0].tiles == 3
+    assert 3 + dropped["max_tiles"] + dropped["tissue"] == (1536 // 256) * (1280 // 256)
+    assert run.RunResult().exit_code == 0
