@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from manifests.codec import TileCodec, codec_from_zarr
+from manifests.codec import TileCodec, codec_from_zarr, zstd_content_bytes
 from manifests.errors import StoreError
 from manifests.files import Json, crc32c
 
@@ -171,6 +171,9 @@ def decode_picture(data: bytes, metadata: Json, name: str) -> npt.NDArray[np.gen
         return codec_from_zarr(metadata["codecs"]).decode(chunk, height, width)
     import numcodecs.zstd
 
+    size = zstd_content_bytes(chunk)
+    if size != height * width:
+        raise StoreError(f"the picture {name} holds {size} pixels, not {height * width}")
     raw = numcodecs.zstd.decompress(chunk)
     return np.frombuffer(raw, dtype=np.bool_).reshape(height, width)
 

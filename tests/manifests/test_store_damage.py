@@ -46,6 +46,11 @@ def read_everything(path: Path) -> Reads:
             found[column] = group.column(column).tobytes()
         except StoreError:
             found[column] = None
+    for picture in ("thumbnail", "tissue_mask"):
+        try:
+            found[picture] = opened.picture(picture).tobytes()
+        except StoreError:
+            found[picture] = None
     for name in opened.files():
         if "/tiles/c." not in name:
             try:

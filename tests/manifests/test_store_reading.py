@@ -58,13 +58,17 @@ def test_lossless_tiles_equal_the_pixels_that_went_in(tmp_path: Path) -> None:
 
 
 @CODECS
-def test_pictures_open_with_zarr(tmp_path: Path, codec: TileCodec) -> None:
+def test_pictures_equal_what_zarr_reads(tmp_path: Path, codec: TileCodec) -> None:
     path = tmp_path / "a.zarr"
     make_store(path, tile_pixels(3), codec=codec)
     mask = np.zeros((20, 30), dtype=bool)
     mask[5:9, 7:20] = True
-    np.testing.assert_array_equal(zarr_array(path, "tissue_mask")[:], mask)
-    thumbnail = zarr_array(path, "thumbnail")[:]
+    store = TileStore(path)
+    for name in ("tissue_mask", "thumbnail"):
+        assert store.picture(name).dtype == zarr_array(path, name).dtype
+        np.testing.assert_array_equal(store.picture(name), zarr_array(path, name)[:])
+    np.testing.assert_array_equal(store.picture("tissue_mask"), mask)
+    thumbnail = store.picture("thumbnail")
     assert thumbnail.shape == (20, 30, 3)
     assert np.abs(thumbnail.astype(int) - 200).max() <= 2
 
