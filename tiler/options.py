@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 from manifests.codec import TileCodec
@@ -62,6 +63,12 @@ class TileSpec:
                 f"--mpp {mpp:g} is not in 0.01 to 1000 µm/px",
             )
         object.__setattr__(self, "mpps", tuple(sorted(set(self.mpps))))
+        for finer, coarser in pairwise(self.mpps):
+            # Groups are named by six digits.
+            _require(
+                f"{finer:g}" != f"{coarser:g}",
+                f"--mpp {finer} and {coarser} are too close to be told apart; give one of them",
+            )
         _require(
             1 <= self.tile_size <= 8192, f"--tile-size {self.tile_size} is not in 1 to 8192 px"
         )
