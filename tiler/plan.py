@@ -52,6 +52,9 @@ def slide_mpp(facts: SlideFacts, table_mpp: float | None, assumed_mpp: float | N
     if facts.mpp is not None:
         return SlideMpp(facts.mpp, facts.mpp_source)
     if assumed_mpp is not None:
+        problem = mpp_problem(assumed_mpp, assumed_mpp)
+        if problem is not None:
+            raise UnknownResolution(f"--assume-mpp gives {problem}")
         return SlideMpp((assumed_mpp, assumed_mpp), "--assume-mpp", facts.mpp_problem)
     found = facts.mpp_problem or "the file carries no µm per pixel"
     raise UnknownResolution(
