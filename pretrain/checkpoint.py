@@ -59,7 +59,8 @@ def save_encoder(path: Path, encoder: nn.Module, info: EncoderInfo) -> None:
     """Write an encoder atomically; keys are torchvision's own, without prefix and without `fc`."""
     weights = {key: value.cpu().contiguous() for key, value in encoder.state_dict().items()}
     text = canonical_json({"format": FORMAT, "version": VERSION, **asdict(info)}).decode()
-    data = safetensors.torch.save(weights, metadata={"format": "pt", "histotile": text})
+    # One key only: safetensors writes several in an order that changes from call to call.
+    data = safetensors.torch.save(weights, metadata={"histotile": text})
     write_atomic(path, data)
 
 

@@ -163,7 +163,7 @@ def _new_folder(manifest: Path) -> Path:
     only = datasets.pop() if len(datasets) == 1 else None
     folder = manifest.resolve() if manifest.is_dir() else manifest.resolve().parent
     kept = [c if c.isalnum() or c in "-_" else "-" for c in (only or folder.name)]
-    name = "".join(kept).strip("-").lower() or "run"
+    name = "".join(kept)[:80].strip("-").lower() or "run"
     candidate, number = Path("runs") / name, 1
     while candidate.exists():
         number += 1

@@ -17,6 +17,7 @@ from pretrain.mix import Mix, Slide, Source, Stratum
 from tests.manifests.make import tile_pixels
 
 LOSSLESS = TileCodec("zstd", level=1)
+SHARD_TILES = 16
 
 
 def make_slide(
@@ -34,7 +35,7 @@ def make_slide(
     writer = StoreWriter(root / f"{name}.zarr")
     plans = {
         group: GroupPlan(
-            layout=TilesLayout(len(tiles), tiles.shape[1], 16, codec),
+            layout=TilesLayout(len(tiles), tiles.shape[1], SHARD_TILES, codec),
             attributes={"mpp": [float(group)] * 2, "mpp_requested": float(group)},
             columns={},
         )
@@ -69,6 +70,15 @@ def make_slide(
         organ=organ,
         resolutions=resolutions,
     )
+
+
+def damage_tile(store: Path, group: str, slot: int) -> None:
+    """Flip a byte of the tile in that slot of the group's first shard."""
+    file = store / group / TilesLayout.shard_file(0)
+    data = bytearray(file.read_bytes())
+    index = np.frombuffer(bytes(data[-16 * SHARD_TILES - 4 : -4]), dtype="<u8")
+    data[int(index[2 * slot]) + 3] ^= 0xFF
+    file.write_bytes(bytes(data))
 
 
 def save(root: Path, *entries: StoreEntry) -> Path:

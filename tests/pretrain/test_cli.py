@@ -1,0 +1,244 @@
+"""`histopretrain`: one command from manifest to encoder, and one sentence for each mistake."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manifests import Manifest, save_manifest
+from pretrain import cli
+from tests.manifests.make import tile_pixels
+from tests.pretrain.make import damage_tile, make_slide, save, two_by_two
+
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="needs the pretrain extra"
+)
+
+BLOCKED = """
+import sys
+for name in ("torch", "torchvision", "safetensors"):
+    sys.modules[name] = None
+from pretrain.cli import main
+main(sys.argv[1:])
+"""
+
+
+def call(*arguments: str | Path) -> int:
+    """Run the command in this process; return its exit code."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(argument) for argument in arguments])
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a Python that has no torch."""
+    return subprocess.run(
+        [sys.executable, "-c", BLOCKED, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return two_by_two(tmp_path / "My Tiles")
+
+
+@needs_torch
+def test_one_command_trains_an_encoder(
+    manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = call(
+        *("run", manifest, "--arch", "resnet18", "--epochs", "1", "--batch-size", "8"),
+        *("--image-size", "32", "--device", "cpu", "--out", tmp_path / "out"),
+    )
+    captured = capfd.readouterr()
+    assert code == 0
+    lines = captured.out.splitlines()
+    assert lines[0] == f"run folder: {tmp_path / 'out'}"
+    assert lines[1].startswith("loss ")
+    assert lines[1].endswith("at step 4")
+    assert lines[2] == f"encoder: {tmp_path / 'out' / 'encoder.safetensors'}"
+    assert (tmp_path / "out" / "encoder.safetensors").is_file()
+    assert "32 tiles of 4 slides (H&E colon, H&E lung, Ki67 colon, Ki67 lung)" in captured.err
+    assert "step 4/4" in captured.err
+    assert "\x1b" not in captured.err
+
+
+@needs_torch
+def test_without_options_a_run_gets_a_numbered_folder_named_after_the_data(
+    manifest: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("my-tiles", "my-tiles-2"):
+        assert call("run", manifest, "--max-steps", "1", "--device", "cpu") == 0
+        assert capfd.readouterr().out.splitlines()[0] == f"run folder: runs/{name}"
+        assert Path("runs", name, "encoder.safetensors").is_file()
+
+
+@needs_torch
+def test_options_reach_the_run(manifest: Path, tmp_path: Path) -> None:
+    code = call(
+        *("run", manifest.parent, "--lr", "0.01", "--temperature", "0.5", "--seed", "7"),
+        *("--projection-dim", "12", "--max-steps", "1", "--device", "cpu", "--out", "o"),
+    )
+    assert code == 0
+    used = json.loads((tmp_path / "o" / "config.json").read_text())["train"]
+    asked = {"lr": 0.01, "temperature": 0.5, "seed": 7, "projection_dim": 12, "max_steps": 1}
+    assert {name: used[name] for name in asked} == asked
+
+
+@needs_torch
+def test_a_damaged_tile_is_told_at_the_end(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = save(tmp_path, make_slide(tmp_path, "a", {"0.5": tile_pixels(8)}))
+    damage_tile(tmp_path / "a.zarr", "0.5", 0)
+    assert call("run", path, "--epochs", "1", "--device", "cpu", "--out", tmp_path / "o") == 0
+    assert "1 damaged tiles were replaced" in capfd.readouterr().err
+
+
+def usage_cases() -> list[Any]:
+    return [
+        pytest.param(["--arch", "vit"], 2, "'resnet18', 'resnet34'", id="arch"),
+        pytest.param(["--epochs", "0"], 2, "epochs must be at least 1", id="epochs"),
+        pytest.param(["--epochs", "two"], 2, "'two' is not a valid integer", id="text"),
+        pytest.param(["--batch-size", "64"], 2, "the manifest has 32", id="batch"),
+        pytest.param(["--lr", "nan"], 2, "lr must be a positive number", id="lr"),
+        pytest.param(["--out", "."], 2, "already in use", id="out"),
+        pytest.param(["--color"], 2, "No such option", id="option"),
+    ]
+
+
+@needs_torch
+@pytest.mark.parametrize(("options", "code", "words"), usage_cases())
+def test_a_mistake_is_answered_with_one_line_and_no_run_folder(
+    manifest: Path,
+    options: list[str],
+    code: int,
+    words: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert call("run", manifest, *options, "--device", "cpu") == code
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("histopretrain: ")
+    assert captured.err.count("\n") == 1
+    assert words in captured.err
+    assert not Path("runs").exists()
+
+
+@needs_torch
+def test_bad_data_end_with_code_5(manifest: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (manifest.parent / "lung-1.zarr" / "commit.json").unlink()
+    assert call("run", manifest) == 5
+    assert "not committed" in capfd.readouterr().err
+    assert call("run", "none.json") == 5
+    assert "none.json cannot be read" in capfd.readouterr().err
+    save_manifest(Manifest(), "empty.json")
+    assert call("run", "empty.json") == 5
+    assert "no tiles to train on" in capfd.readouterr().err
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left on device", "run/x"), 75, "run/x: No space left on device"),
+    ],
+)
+def test_interruptions_and_full_disks_have_their_codes(
+    manifest: Path,
+    error: BaseException,
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pretrain.train.train", fail)
+    assert call("run", manifest) == code
+    assert words in capfd.readouterr().err
+
+
+def test_without_torch_a_run_says_what_to_install() -> None:
+    done = without_torch("run", "manifest.json")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "histopretrain: training needs torch: pip install 'histotile[pretrain]'\n"
+    )
+
+
+def test_without_torch_help_and_the_public_door_still_work() -> None:
+    done = without_torch("run", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--temperature" in done.stdout
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, time; begun = time.process_time()\n"
+        "import pretrain, pretrain.cli\n"
+        "heavy = {'torch', 'torchvision', 'safetensors', 'rich', 'zarr', 'jsonschema'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "assert time.process_time() - begun < 0.3\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_python_m_is_the_same_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pretrain", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("histotile ")
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@needs_torch
+def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines(manifest: Path, tmp_path: Path) -> None:
+    from pretrain.config import TrainConfig
+    from pretrain.progress import display_on
+    from pretrain.train import train
+
+    config = TrainConfig(batch_size=8, image_size=32, max_steps=2, device="cpu")
+    shown = []
+    for number, stream in enumerate((Terminal(), io.StringIO())):
+        with display_on(stream) as display:
+            train(config, manifest, tmp_path / f"run-{number}", display)
+        shown.append(stream.getvalue())
+    assert "2/2" in shown[0]
+    assert shown[1].count("\n") >= 3
+    assert "step 2/2  epoch 1  loss " in shown[1]
+
+
+@pytest.mark.slow
+def test_help_takes_less_than_a_third_of_a_second() -> None:
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "pretrain", "--help"],
+            check=True,
+            capture_output=True,
+            env=dict(os.environ),
+        )
+        times.append(time.perf_counter() - begun)
+    assert min(times) < 0.3

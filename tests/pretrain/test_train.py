@@ -1,0 +1,209 @@
+"""A run from manifest to encoder: repeatable, learning, and loud when something is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import pretrain.train as training  # noqa: E402
+from manifests import ManifestError, StoreError  # noqa: E402
+from pretrain.checkpoint import load_encoder  # noqa: E402
+from pretrain.config import TrainConfig  # noqa: E402
+from pretrain.errors import ConfigError, TrainingError  # noqa: E402
+from pretrain.train import Plan, StepMetrics, train  # noqa: E402
+from tests.manifests.make import tile_pixels  # noqa: E402
+from tests.pretrain.make import damage_tile, make_slide, save, two_by_two  # noqa: E402
+
+TINY = TrainConfig(batch_size=8, image_size=32, epochs=1, projection_dim=16, device="cpu")
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    return two_by_two(tmp_path / "tiles")
+
+
+def metrics_of(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_its_settings_mix_metrics_and_encoder(manifest: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = train(TINY, manifest, out)
+    assert sorted(p.name for p in out.iterdir()) == [
+        "config.json",
+        "encoder.safetensors",
+        "metrics.jsonl",
+        "mix.json",
+    ]
+    lines = metrics_of(out)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert set(lines[0]) == {"step", "epoch", "loss", "lr", "images_per_s", "data_wait"}
+    assert all(0 <= line["data_wait"] <= 1 and line["images_per_s"] > 0 for line in lines)
+    assert (result.first_loss, result.final_loss) == (lines[0]["loss"], lines[-1]["loss"])
+    assert json.loads((out / "config.json").read_text())["train"]["batch_size"] == 8
+
+
+def test_the_encoder_says_what_it_was_trained_on(manifest: Path, tmp_path: Path) -> None:
+    result = train(TINY, manifest, tmp_path / "run")
+    model, info = load_encoder(result.encoder)
+    assert (info.arch, info.image_size, info.tile_size, info.steps) == ("resnet18", 32, 32, 4)
+    assert info.mean == info.std == (0.5, 0.5, 0.5)
+    assert info.mpp == ((0.5, 0.5),)
+    assert info.manifest_sha256 == hashlib.sha256(manifest.read_bytes()).hexdigest()
+    assert info.mix == json.loads((tmp_path / "run" / "mix.json").read_text())
+    assert info.config == json.loads((tmp_path / "run" / "config.json").read_text())
+    strata = {(s["stain"], s["organ"]): s["tiles"] for s in info.mix["strata"]}
+    assert strata == {(s, o): 8 for s in ("H&E", "Ki67") for o in ("colon", "lung")}
+    with torch.no_grad():
+        assert torch.isfinite(model(torch.zeros(1, 3, 32, 32))).all()
+
+
+def test_the_same_seed_gives_the_same_encoder_bit_for_bit(manifest: Path, tmp_path: Path) -> None:
+    one = train(TINY, manifest, tmp_path / "one").encoder.read_bytes()
+    same = train(TINY, manifest, tmp_path / "same").encoder.read_bytes()
+    other = train(replace(TINY, seed=1), manifest, tmp_path / "other").encoder.read_bytes()
+    assert one == same
+    assert one != other
+
+
+def test_the_first_loss_is_that_of_guessing_and_the_loss_falls(tmp_path: Path) -> None:
+    path = save(tmp_path, make_slide(tmp_path, "a", {"0.5": tile_pixels(48)}))
+    views = replace(TINY.views, jitter_probability=0.0, grayscale_probability=0.0)
+    config = replace(TINY, batch_size=16, epochs=5, views=views, lr=1e-3, temperature=0.5)
+    train(config, path, tmp_path / "run")
+    losses = [line["loss"] for line in metrics_of(tmp_path / "run")]
+    assert losses[0] == pytest.approx(math.log(31), abs=0.3)
+    assert np.mean(losses[-3:]) < losses[0] - 0.3
+
+
+def test_an_epoch_is_as_many_whole_batches_as_there_are_tiles(
+    manifest: Path, tmp_path: Path
+) -> None:
+    train(replace(TINY, batch_size=12, epochs=2), manifest, tmp_path / "run")
+    lines = metrics_of(tmp_path / "run")
+    assert [line["epoch"] for line in lines] == [1, 1, 2, 2]
+
+
+def test_max_steps_ends_a_run_within_an_epoch(manifest: Path, tmp_path: Path) -> None:
+    result = train(replace(TINY, epochs=5, max_steps=3), manifest, tmp_path / "run")
+    assert result.steps == 3
+    assert load_encoder(result.encoder)[1].steps == 3
+
+
+class Recorder:
+    """Remembers what a run reports."""
+
+    def __init__(self) -> None:
+        self.plans: list[Plan] = []
+        self.steps: list[StepMetrics] = []
+
+    def started(self, plan: Plan) -> None:
+        assert not self.steps
+        assert (plan.out / "config.json").is_file()
+        assert (plan.out / "mix.json").is_file()
+        self.plans.append(plan)
+
+    def stepped(self, metrics: StepMetrics) -> None:
+        self.steps.append(metrics)
+
+
+def test_what_is_left_open_is_settled_by_the_data_before_the_first_step(
+    manifest: Path, tmp_path: Path
+) -> None:
+    recorder = Recorder()
+    config = TrainConfig(device="cpu", max_steps=1, projection_dim=8)
+    train(config, manifest, tmp_path / "run", recorder)
+    (plan,) = recorder.plans
+    assert (plan.batch_size, plan.image_size) == (32, 32)
+    assert (plan.config.batch_size, plan.config.image_size) == (32, 32)
+    assert [metrics.step for metrics in recorder.steps] == [1]
+
+
+def test_an_interrupted_run_keeps_the_encoder_of_its_last_whole_epoch(
+    manifest: Path, tmp_path: Path
+) -> None:
+    class Interrupter(Recorder):
+        def stepped(self, metrics: StepMetrics) -> None:
+            if metrics.step == 6:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(TINY, epochs=2), manifest, tmp_path / "run", Interrupter())
+    assert load_encoder(tmp_path / "run" / "encoder.safetensors")[1].steps == 4
+
+
+def test_damaged_tiles_are_replaced_and_counted(tmp_path: Path) -> None:
+    entry = make_slide(tmp_path, "a", {"0.5": tile_pixels(12)})
+    damage_tile(tmp_path / "a.zarr", "0.5", 0)
+    result = train(TINY, save(tmp_path, entry), tmp_path / "run")
+    assert result.damaged in ((), (("a", 0),))
+    result = train(replace(TINY, batch_size=12), save(tmp_path, entry), tmp_path / "all")
+    assert result.damaged == (("a", 0),)
+    assert load_encoder(result.encoder)[1].damaged_tiles == 1
+
+
+def test_a_loss_that_is_no_number_stops_the_run_naming_the_step(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([torch.ones((), requires_grad=True), torch.full((), math.nan)])
+    monkeypatch.setattr(training, "nt_xent", lambda *_: next(losses))
+    with pytest.raises(TrainingError, match="the loss became nan at step 2"):
+        train(TINY, manifest, tmp_path / "run")
+    assert not (tmp_path / "run" / "encoder.safetensors").exists()
+
+
+def test_a_batch_of_more_tiles_than_there_are_is_wrong_usage(
+    manifest: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"a batch of 64 .* the manifest has 32") as caught:
+        train(replace(TINY, batch_size=64), manifest, tmp_path / "run")
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_single_tile_cannot_be_trained_on(tmp_path: Path) -> None:
+    path = save(tmp_path, make_slide(tmp_path, "a", {"0.5": tile_pixels(1)}))
+    with pytest.raises(ConfigError, match="at least 2"):
+        train(TrainConfig(device="cpu"), path, tmp_path / "run")
+
+
+def test_an_uncommitted_store_leaves_no_run_folder(manifest: Path, tmp_path: Path) -> None:
+    (manifest.parent / "colon-0.zarr" / "commit.json").unlink()
+    with pytest.raises(StoreError, match="not committed"):
+        train(TINY, manifest, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_in_use_is_refused_and_left_as_it_was(manifest: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="already in use"):
+        train(TINY, manifest, out)
+    assert [p.name for p in out.iterdir()] == ["notes.txt"]
+
+
+def test_a_missing_manifest_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"none\.json cannot be read"):
+        train(TINY, tmp_path / "none.json", tmp_path / "run")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_asking_for_a_gpu_where_there_is_none_is_refused(manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="torch sees no CUDA GPU"):
+        train(replace(TINY, device="cuda"), manifest, tmp_path / "run")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_run_ends_with_an_encoder_that_loads_on_a_cpu(manifest: Path, tmp_path: Path) -> None:
+    result = train(replace(TINY, device="cuda"), manifest, tmp_path / "run")
+    model, _ = load_encoder(result.encoder)
+    assert all(p.device.type == "cpu" for p in model.parameters())
