@@ -121,11 +121,11 @@ def _grown_glass(candidates: Bools, shade: Floats) -> Bools:
     Pale, smooth tissue is as bright as the shaded corner of a slide, but it has an edge, at which
     the candidates end.
     """
-    alike = candidates & (np.abs(shade) < GLASS_STEP_OD)
-    cells = reaching(candidates & (np.abs(shade) < GLASS_SHADE_OD), alike)
+    possible = candidates & (np.abs(shade) < GLASS_SHADE_OD)
+    cells = reaching(possible, np.abs(shade) < GLASS_STEP_OD)
     for _ in range(GLASS_STEPS):
         expected = _spread(cells, shade[..., None])[..., 0]
-        more = cells | (candidates & (np.abs(shade - expected) < GLASS_STEP_OD))
+        more = reaching(possible, cells | (np.abs(shade - expected) < GLASS_STEP_OD))
         if more.sum() < 1.01 * cells.sum():
             break
         cells = more
@@ -204,7 +204,7 @@ def grown(mask: Bools, radius: int) -> Bools:
 
 
 def reaching(mask: Bools, strong: Bools) -> Bools:
-    """The connected parts of a mask that hold a strong cell."""
+    """Keep the connected parts of a mask that hold a strong cell."""
     labels, count = ndimage.label(mask)
     keep = np.zeros(count + 1, dtype=np.bool_)
     keep[labels[strong]] = True

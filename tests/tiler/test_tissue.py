@@ -85,8 +85,8 @@ def stained(lit: Floats, where: Bools, stain: str = "H&E") -> Floats:
     return np.asarray(lit * np.exp(-strength * od * soft))
 
 
-def adipose(lit: Floats, where: Bools, cell_px: int = 10) -> Floats:
-    """Thin pink membranes around bright cells of about `cell_px` (80 µm)."""
+def adipose(lit: Floats, where: Bools, cell_px: int = 10, strength: float = 0.25) -> Floats:
+    """Thin pink membranes around bright cells of about `cell_px`."""
     rng = np.random.default_rng(3)
     seeds = np.ones(where.shape, dtype=np.bool_)
     count = where.size // cell_px**2
@@ -95,7 +95,7 @@ def adipose(lit: Floats, where: Bools, cell_px: int = 10) -> Floats:
     cell = nearest[0] * where.shape[1] + nearest[1]
     wall = (cell != np.roll(cell, 1, 0)) | (cell != np.roll(cell, 1, 1))
     membrane = ndimage.gaussian_filter((wall & where).astype(float), 0.6)[..., None]
-    return np.asarray(lit * np.exp(-0.25 * membrane * np.array([0.1, 1.0, 0.4])))
+    return np.asarray(lit * np.exp(-strength * membrane * np.array([0.1, 1.0, 0.4])))
 
 
 def stroke(picture: Floats, ink: str, points: list[tuple[int, int]], width: int) -> Floats:
@@ -242,6 +242,31 @@ def test_fat_belongs_to_tissue_holes_and_all() -> None:
     assert found.tissue[core].mean() > 0.98
 
 
+def test_faint_fat_is_found_in_a_very_coarse_picture() -> None:
+    fine = outline((HEIGHT * 4, WIDTH * 4), 0.35)
+    lit = adipose(glass(shape=fine.shape), fine, 20, 0.375)
+    coarse = lit.reshape(HEIGHT, 4, WIDTH, 4, 3).mean(axis=(1, 3))
+    truth = fine[2::4, 2::4]
+    assert overlap(find_tissue(photographed(coarse, 0.5), 32.0), truth) > 0.93
+
+
+def test_a_gap_of_a_fat_cell_is_bridged_a_wider_one_is_not() -> None:
+    walls = np.zeros((HEIGHT, WIDTH), dtype=np.bool_)
+    walls[50:250, 100:108] = walls[50:250, 118:126] = walls[50:250, 156:164] = True
+    found = find_tissue(photographed(stained(glass(), walls)), 8.0)
+    assert found.tissue[80:220, 108:118].all()
+    assert not found.tissue[80:220, 130:152].any()
+
+
+def test_glass_beyond_the_tissue_may_be_darker() -> None:
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    band = np.abs(x - 200 + 10 * np.sin(y / 30)) < 15
+    light = glass() * np.linspace(0.85, 1, WIDTH)[:, None]
+    found = find_tissue(photographed(stained(light, band)), 8.0)
+    assert overlap(found, band) > 0.75
+    assert found.glass_share > 0.7
+
+
 def test_a_vessel_wider_than_a_tile_stays_a_hole() -> None:
     truth = outline((HEIGHT, WIDTH), 0.4)
     y, x = np.mgrid[:HEIGHT, :WIDTH]
@@ -326,6 +351,20 @@ def test_ink_with_texture_over_much_of_the_picture_is_a_stain() -> None:
     assert found.share > 0.9
 
 
+def test_ragged_ink_colour_is_a_stain() -> None:
+    """Fibres as red as red ink, and one solid patch of them."""
+    truth = outline((HEIGHT, WIDTH))
+    fibres = truth & (np.random.default_rng(1).random(truth.shape) < 0.5)
+    fibres = ndimage.binary_opening(fibres, np.ones((2, 2)))
+    fibres[140:170, 190:220] = True
+    picture = stained(glass(), truth, "Sirius red")
+    picture[fibres] = INKS["red"]
+    picture[ndimage.binary_dilation(fibres) & ~fibres] = INKS["red"]
+    found = find_tissue(photographed(picture), 8.0)
+    assert not found.pen.any()
+    assert overlap(found, truth) > 0.88
+
+
 # --- the promise ---------------------------------------------------------------------------------
 
 
@@ -369,9 +408,9 @@ def test_masks_of_different_sizes_are_refused() -> None:
 def test_a_large_thumbnail_takes_about_half_a_second() -> None:
     small = photographed(stained(glass(shape=(1000, 1000)), outline((1000, 1000))))
     large = small.repeat(4, axis=0).repeat(4, axis=1)
-    start = time.perf_counter()
+    start = time.process_time()
     find_tissue(large, 8.0)
-    assert time.perf_counter() - start < 3.0  # room for a busy machine
+    assert time.process_time() - start < 3.0  # half a second on an idle core
 
 
 # --- shares of rectangles ------------------------------------------------------------------------
