@@ -27,7 +27,7 @@ from tiler.grid import Ints
 from tiler.options import TileSpec
 from tiler.pixels import Overview, TileCutter, read_overview
 from tiler.plan import ReadPlan, SlideMpp, TilePlan, plan_read, plan_tiles, slide_mpp
-from tiler.roi import load_rois
+from tiler.roi import EXCLUDE_CLASSES, Rois, load_rois
 from tiler.slides import Slide, SlideFacts, Source, open_slide, source_token
 from tiler.slides.base import Rgb
 from tiler.tissue import find_tissue
@@ -127,10 +127,12 @@ def survey_slide(slide: Slide, job: SlideJob) -> Survey:
         plan_tiles(facts, read, job.spec, None if everything else mask, facts.fingerprint)
         for read in reads
     )
-    own = (mpp.warning,) if mpp.warning else ()
-    return Survey(
-        facts, mpp, overview, mask, plans, (*facts.warnings, *own, *_odd_colours(overview.pixels))
-    )
+    warnings = [*facts.warnings, *_odd_colours(overview.pixels)]
+    if mpp.warning:
+        warnings.append(mpp.warning)
+    if job.roi is not None:
+        warnings += _rois(facts, job.roi, job.roi_exclude).warnings
+    return Survey(facts, mpp, overview, mask, plans, tuple(warnings))
 
 
 def _allowed(facts: SlideFacts, overview: Overview, job: SlideJob) -> npt.NDArray[np.bool_]:
@@ -142,9 +144,15 @@ def _allowed(facts: SlideFacts, overview: Overview, job: SlideJob) -> npt.NDArra
     if job.roi is not None:
         finest = facts.levels[0]
         per_px = (finest.width / shape[1], finest.height / shape[0])
-        rois = load_rois(job.roi, job.roi_exclude)
+        rois = _rois(facts, job.roi, job.roi_exclude)
         mask = mask & rois.rasterise((shape[0], shape[1]), *per_px)
     return mask
+
+
+def _rois(facts: SlideFacts, path: Path, exclude: tuple[str, ...]) -> Rois:
+    """Regions in level-0 pixels; QuPath counts them from the corner of the scanned part."""
+    classes = (*EXCLUDE_CLASSES, *exclude)
+    return load_rois(path, classes, origin=(facts.bounds[0], facts.bounds[1]))
 
 
 def _odd_colours(overview: Rgb) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from tiler.errors import TilerError
 from tiler.extract import SlideJob
 from tiler.options import TileSpec
 from tiler.packed import PackedJob, Picture
-from tiler.roi import load_rois
+from tiler.roi import EXCLUDE_CLASSES, load_rois
 from tiler.slides import Source, find_pictures, find_sources
 from tiler.slidetable import Row, SlidesTable
 
@@ -112,7 +112,9 @@ def _slide_work(request: Request, source: Source, row: Row | None, name: str) ->
         assumed_mpp=request.assumed_mpp,
         roi=roi,
         roi_exclude=request.roi_exclude,
-        roi_digest=None if roi is None else load_rois(roi, request.roi_exclude).digest,
+        roi_digest=None
+        if roi is None
+        else load_rois(roi, (*EXCLUDE_CLASSES, *request.roi_exclude)).digest,
         overwrite=request.overwrite,
     )
     curated = _curated(request, row, source.path.name)

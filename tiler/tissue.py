@@ -27,8 +27,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from skimage.filters import apply_hysteresis_threshold
 
-from tiler.glass import GLASS_WINDOW, LUMA, MEAN, find_glass, grown, reaching, unscanned_cells
+from tiler.glass import GLASS_WINDOW, LUMA, MEAN, find_glass, grown, unscanned_cells
 from tiler.quality import ink_masks
 from tiler.slides.base import Rgb
 
@@ -136,7 +137,7 @@ def find_tissue(
     distance[unscanned] = 0.0
     threshold = _threshold(distance, glass.cells, cell_um)
     pen = _pen_strokes(smooth, unscanned, cell_um)
-    raw = reaching(distance > threshold, distance > HYSTERESIS * threshold)
+    raw = apply_hysteresis_threshold(distance, threshold, HYSTERESIS * threshold)
     tissue = _cleaned(raw & ~pen, grey, chroma, cell_um) & ~pen
     red, green, blue = (float(value) for value in np.exp(glass.reference))
     return TissueMask(
