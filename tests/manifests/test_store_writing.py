@@ -62,6 +62,25 @@ def test_planning_again_under_the_same_identity_keeps_the_shards(tmp_path: Path)
     assert plan_store(path, tiles, codec=ZSTD).missing_shards("0.5") == [0, 2]
 
 
+def test_planning_a_committed_store_again_takes_the_commit_back(tmp_path: Path) -> None:
+    make_store(tmp_path / "a.zarr", tile_pixels(9), codec=ZSTD)
+    writer = plan_store(tmp_path / "a.zarr", tile_pixels(9), codec=ZSTD)
+    assert not is_committed(tmp_path / "a.zarr")
+    assert writer.missing_shards("0.5") == [0, 1]
+
+
+def test_a_planned_column_that_was_damaged_is_an_error_before_tiles_are_cut_by_it(
+    tmp_path: Path,
+) -> None:
+    writer = plan_store(tmp_path / "a.zarr", tile_pixels(9), codec=ZSTD)
+    file = tmp_path / "a.zarr/0.5/x/c.0"
+    data = bytearray(file.read_bytes())
+    data[3] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(StoreError, match="the column x fails its checksum"):
+        writer.planned_column("0.5", "x")
+
+
 @pytest.mark.parametrize("committed", [True, False])
 def test_planning_under_another_identity_begins_anew(tmp_path: Path, committed: bool) -> None:
     # Shards of the old plan have the very names and sizes of the new one's.
