@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip fsync: only a power cut could tell. `test_files` checks when and on what it is called."""
+    """Skip fsync, which only a power cut could tell; `test_files` checks when it is called."""
 
     def fsync(_descriptor: int) -> None:
         return
