@@ -112,7 +112,7 @@ _TILES = _with(
         "--roi-exclude",
         multiple=True,
         metavar="CLASS",
-        help="Class of regions to exclude, besides Ignore*, Exclude, Artifact.",
+        help="Class of regions to exclude, besides Ignore*, Exclude*, Artifact*, Pen.",
     ),
     click.option(
         "--max-tiles",

@@ -1,0 +1,133 @@
+"""The documentation is true: every command and snippet shown is run, every option is listed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from tiler.synthetic import paint, write_slide
+
+ROOT = Path(__file__).parent.parent
+WALKS = ["README.md", "docs/tutorial.md", "docs/how_to.md"]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the things that the pages speak of."""
+    folder = tmp_path_factory.mktemp("walk")
+    (folder / "slides").mkdir()
+    for name, kind, seed in (("colon-1", "he", 1), ("breast-1", "dab", 3)):
+        pixels = paint("he" if kind == "he" else "dab", 2304, 2048, seed)
+        write_slide(folder / "slides" / f"{name}.tif", pixels, 0.5)
+    table = next(
+        text
+        for kind, text in BLOCK.findall((ROOT / "README.md").read_text())
+        if "slide,organ" in text
+    )
+    (folder / "slides.csv").write_text(table)
+    ring = [[0, 0], [2304, 0], [2304, 1024], [0, 1024], [0, 0]]
+    region = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    region["properties"] = {"objectType": "annotation", "classification": {"name": "Tumor"}}
+    (folder / "regions.geojson").write_text(json.dumps(region))
+    rng = np.random.default_rng(0)
+    for kind in ("colon_a", "colon_b", "lung_a"):
+        (folder / "ready_made" / kind).mkdir(parents=True)
+        pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "ready_made" / kind / "1.png")
+    return folder
+
+
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command as a person would, with the programs of this environment."""
+    programs = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        shlex.split(command),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WALKS)
+def test_every_command_and_snippet_of_a_page_runs_in_its_order(page: str, bench: Path) -> None:
+    for earlier in ("tiles", "run", "cohort"):
+        subprocess.run(["rm", "-rf", str(bench / earlier)], check=True)
+    ran = 0
+    for kind, text in BLOCK.findall((ROOT / page).read_text()):
+        if kind == "console":
+            for line in text.splitlines():
+                assert line.startswith("$ "), f"{page}: {line}"
+                done = shell(line.removeprefix("$ "), bench)
+                assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+                ran += 1
+        elif kind == "python":
+            done = subprocess.run(
+                [sys.executable, "-c", text], cwd=bench, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{text}\n{done.stderr}"
+            ran += 1
+    assert ran >= 3
+
+
+@pytest.mark.slow
+def test_the_demo_of_the_readme_goes_the_whole_way_and_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        done = shell("histotile demo demo/", tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "Manifest   demo/tiles/manifest.json" in done.stdout
+    assert (tmp_path / "demo" / "run" / "encoder.safetensors").is_file()
+    statuses = re.findall(r"^ +[\w-]+ +(done|empty|failed) ", done.stdout, re.MULTILINE)
+    assert sorted(statuses) == ["done"] * 4 + ["empty"]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md")),
+        "README.md",
+        "CONTRIBUTING.md",
+    ],
+)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
+        if not target.startswith("http"):
+            assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_readme_names_the_two_commands_that_set_everything_up() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert "pip install '.[pretrain]' && histotile demo demo/" in readme
+    assert "pip install -e '.[pretrain,test]' && pytest" in readme
+
+
+def test_the_reference_of_the_command_line_is_what_help_prints() -> None:
+    from pretrain.cli import cli as histopretrain
+    from tiler.cli import main as histotile
+
+    page = (ROOT / "docs/reference/cli.md").read_text()
+    for program, command, arguments in (
+        ("histotile", histotile, ["extract"]),
+        ("histotile", histotile, ["inspect"]),
+        ("histotile", histotile, ["manifest", "show"]),
+        ("histotile", histotile, ["demo"]),
+        ("histopretrain", histopretrain, ["run"]),
+    ):
+        shown = CliRunner().invoke(
+            command, [*arguments, "--help"], prog_name=program, terminal_width=100
+        )
+        assert shown.output.strip() in page, f"{program} {' '.join(arguments)} --help has changed"
