@@ -15,7 +15,7 @@ import pytest
 from manifests import Manifest, TileStore, load_manifest
 
 
-def run(*arguments: str | Path, module: str = "tiler") -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, module: str = "tiler") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -24,7 +24,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def histotile(*arguments: str | Path) -> Result:
+def histotile(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(item) for item in arguments])
 
 

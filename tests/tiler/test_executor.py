@@ -98,7 +98,7 @@ def test_a_task_that_hangs_is_ended_at_the_deadline(monkeypatch: pytest.MonkeyPa
 
 
 def test_no_more_tasks_are_taken_than_the_window_holds() -> None:
-    taken = []
+    taken: list[int] = []
 
     def next_task() -> Task | None:
         if len(taken) == 30:
@@ -130,7 +130,7 @@ def test_a_local_cluster_listens_on_loopback_only() -> None:
 def test_a_running_scheduler_is_used_by_address_and_by_file(tmp_path: Path) -> None:
     from distributed import LocalCluster
 
-    with LocalCluster(  # type: ignore[no-untyped-call]
+    with LocalCluster(
         n_workers=1,
         threads_per_worker=1,
         host="127.0.0.1",

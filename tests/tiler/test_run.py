@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def blank(path: Path) -> Path:
 
 
 def go(
-    paths: Sequence[Path], out: Path, spec: TileSpec = SPEC, **more: object
+    paths: Sequence[Path], out: Path, spec: TileSpec = SPEC, **more: Any
 ) -> tuple[RunResult, Silent, Manifest]:
     out.mkdir(exist_ok=True)
     preview = bool(more.pop("preview", False))
@@ -262,7 +263,7 @@ def test_a_full_disk_stops_the_run_with_75_and_it_continues_when_there_is_room(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    written = []
+    written: list[int] = []
     write_shard = StoreWriter.write_shard
 
     def no_room(self: StoreWriter, *arguments: object) -> int:
