@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped or doubled: nothing torn, nothing lost, the same bytes in the end."""
+"""Runs that are killed, stopped or doubled: nothing torn, nothing lost, the same bytes."""
 
 from __future__ import annotations
 

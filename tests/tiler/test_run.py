@@ -205,7 +205,7 @@ def test_a_slide_that_was_only_touched_is_looked_at_again_but_not_cut_again(
     go([copy], out)
     shards = {path: path.read_bytes() for path in out.rglob("tiles/c.*")}
     os.utime(copy, (1, 1))
-    result, reporter, _ = go([copy], out)
+    result, _, _ = go([copy], out)
     assert result.statuses == {"copy": "done"}
     assert {path: path.read_bytes() for path in out.rglob("tiles/c.*")} == shards
     assert go([copy], out)[0].skipped == 1
