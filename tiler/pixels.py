@@ -135,13 +135,14 @@ class TileCutter:
         if self._read.as_is:
             level_x, level_y = math.floor(level_x + 0.5), math.floor(level_y + 0.5)
         reach_x, reach_y = (self._size * s for s in self._read.scale)
+        margin = _BICUBIC_REACH if min(self._read.scale) < 1 else 0
         return _Window(
             level_x=level_x,
             level_y=level_y,
-            left=min(max(0, math.floor(level_x + _EPSILON)), lv.width - 1),
-            top=min(max(0, math.floor(level_y + _EPSILON)), lv.height - 1),
-            right=min(lv.width, math.ceil(level_x + reach_x - _EPSILON)),
-            bottom=min(lv.height, math.ceil(level_y + reach_y - _EPSILON)),
+            left=min(max(0, math.floor(level_x + _EPSILON) - margin), lv.width - 1),
+            top=min(max(0, math.floor(level_y + _EPSILON) - margin), lv.height - 1),
+            right=min(lv.width, math.ceil(level_x + reach_x - _EPSILON) + margin),
+            bottom=min(lv.height, math.ceil(level_y + reach_y - _EPSILON) + margin),
         )
 
     def _tile(self, window: _Window) -> Rgb:
@@ -167,6 +168,9 @@ class TileCutter:
 
 _EPSILON = 1e-6
 
+_BICUBIC_REACH = 2
+"""Pixels beside a tile that its interpolated edge depends on."""
+
 
 def resample(
     region: Rgb, offset: tuple[float, float], scale: tuple[float, float], size: int
@@ -175,7 +179,8 @@ def resample(
 
     Output pixel (i, j) is the mean over the rectangle of `scale` input pixels whose top-left corner
     lies at `offset + (i, j) * scale`; input pixels that it covers in part count in part. Where the
-    rectangle reaches beyond the region, the mean goes over what is there.
+    rectangle reaches beyond the region, the mean goes over what is there. Means are rounded to the
+    nearest grey level, halves up; for whole factors by `Image.reduce`, which may fall 0.06 short.
 
     Args:
         region: uint8 (h, w, 3).
@@ -186,7 +191,7 @@ def resample(
     Returns:
         uint8 (S, S, 3).
     """
-    if scale == (1.0, 1.0) and region.shape[:2] == (size, size):
+    if scale == (1.0, 1.0) and max(offset) < _EPSILON and region.shape[:2] == (size, size):
         return region
     if min(scale) < 1:
         return _enlarge(region, offset, scale, size)
@@ -229,8 +234,11 @@ def _enlarge(
     region: Rgb, offset: tuple[float, float], scale: tuple[float, float], size: int
 ) -> Rgb:
     height, width, _ = region.shape
-    right = min(width, offset[0] + size * scale[0])
-    bottom = min(height, offset[1] + size * scale[1])
+    right, bottom = (o + size * s for o, s in zip(offset, scale, strict=True))
+    missing = (max(0, math.ceil(bottom) - height), max(0, math.ceil(right) - width))
+    if any(missing):
+        # Rounding puts part of a pixel beyond: Pillow takes no such box, and less would stretch.
+        region = np.pad(region, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
     box = (offset[0], offset[1], right, bottom)
     image = Image.fromarray(region).resize((size, size), Image.Resampling.BICUBIC, box=box)
     return np.asarray(image)
@@ -262,7 +270,8 @@ def read_overview(
     level_mpp = mpp[0] * levels[number].downsample_x
     factor = max(1, math.floor(target / level_mpp + 0.05))
     pixels = _reduce_level(CellCache(slide, number), factor)
-    return Overview(pixels, mpp[0] * finest.width / pixels.shape[1])
+    height, width, _ = pixels.shape
+    return Overview(pixels, (mpp[0] * finest.width / width + mpp[1] * finest.height / height) / 2)
 
 
 def _reduce_level(cache: CellCache, factor: int) -> Rgb:

@@ -1,0 +1,417 @@
+"""Pixels: tiles against naive area averaging, cells decoded once, little memory, overviews."""
+
+from __future__ import annotations
+
+import gc
+import math
+import weakref
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import openslide
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import tiler.pixels
+from tests.tiler.fakes import BACKGROUND, FakeSlide, HugeSlide, noise
+from tiler.errors import PixelReadError, UnreadableSlide
+from tiler.grid import Ints
+from tiler.options import Edge, TileSpec
+from tiler.pixels import TileCutter, read_overview, resample
+from tiler.plan import ReadPlan, plan_read, plan_tiles
+from tiler.slides import open_slide
+from tiler.slides.base import Rgb
+
+Floats = npt.NDArray[np.float64]
+RELAXED = settings(deadline=None)
+ROUNDING = 0.5 + 1e-3
+"""Half a grey level of rounding, and what float32 adds to it."""
+
+SCALES = st.floats(1, 8)
+OFFSETS = st.floats(0, 0.999)
+
+
+def weights(start: float, scale: float, size: int, length: int) -> Floats:
+    """Share of input pixel p in output pixel i, by loops: float64 (size, length), rows sum to 1."""
+    matrix = np.zeros((size, length))
+    for i in range(size):
+        low, high = start + i * scale, start + (i + 1) * scale
+        for p in range(max(0, math.floor(low)), min(length, math.ceil(high))):
+            matrix[i, p] = max(0.0, min(high, p + 1) - max(low, p))
+        if matrix[i].sum() < 1e-6:  # rounding put it beyond the last pixel
+            matrix[i, length - 1] = 1
+    normalised: Floats = matrix / matrix.sum(axis=1, keepdims=True)
+    return normalised
+
+
+def averaged(
+    pixels: Rgb, start: tuple[float, float], scale: tuple[float, float], size: int
+) -> Floats:
+    """Area average of a picture, float64 (size, size, 3); start and scale are (x, y)."""
+    by_y = weights(start[1], scale[1], size, pixels.shape[0])
+    by_x = weights(start[0], scale[0], size, pixels.shape[1])
+    rows = np.tensordot(by_y, pixels.astype(np.float64), axes=(1, 0))
+    averages: Floats = np.tensordot(rows, by_x, axes=(1, 1)).transpose(0, 2, 1)
+    return averages
+
+
+def is_block_mean(means: Rgb, pixels: Rgb, factor: tuple[int, int]) -> bool:
+    """Whether means are those of blocks of (x, y) pixels, in whole numbers; blocks may be cut off.
+
+    Where a block's size is a power of two, exact halves go up; elsewhere Pillow's rounding may fall
+    short by one part of the block, so that a mean is up to 0.5 + 1 / 18 below the exact one.
+    """
+    fx, fy = factor
+    height, width = pixels.shape[:2]
+    if means.shape != (-(-height // fy), -(-width // fx), 3):
+        return False
+    for row, column in np.ndindex(means.shape[:2]):
+        block = pixels[row * fy : row * fy + fy, column * fx : column * fx + fx]
+        count = block.shape[0] * block.shape[1]
+        twice_off = 2 * (
+            block.sum(axis=(0, 1), dtype=np.int64) - count * means[row, column].astype(int)
+        )
+        upper = count - 1 if count & (count - 1) == 0 else count + 1
+        if not ((-count <= twice_off) & (twice_off <= upper)).all():
+            return False
+    return True
+
+
+class TestResample:
+    @RELAXED
+    @given(
+        scale=st.tuples(SCALES, SCALES),
+        offset=st.tuples(OFFSETS, OFFSETS),
+        size=st.integers(1, 20),
+        missing=st.booleans(),
+        seed=st.integers(0, 9),
+    )
+    def test_it_averages_areas(
+        self,
+        scale: tuple[float, float],
+        offset: tuple[float, float],
+        size: int,
+        missing: bool,
+        seed: int,
+    ) -> None:
+        rounded = math.floor if missing else math.ceil
+        width, height = (max(1, rounded(o + size * s)) for o, s in zip(offset, scale, strict=True))
+        region = noise(height, width, seed)
+        tile = resample(region, offset, scale, size)
+        assert tile.shape == (size, size, 3)
+        assert tile.dtype == np.uint8
+        assert abs(tile - averaged(region, offset, scale, size)).max() <= ROUNDING
+
+    @pytest.mark.parametrize("factor", [(f, f) for f in range(1, 9)] + [(2, 3), (8, 1), (1, 16)])
+    def test_whole_factors_give_block_means(self, factor: tuple[int, int]) -> None:
+        region = noise(32 * factor[1], 32 * factor[0])
+        scale = (float(factor[0]), float(factor[1]))
+        assert is_block_mean(resample(region, (0.0, 0.0), scale, 32), region, factor)
+
+    def test_both_ways_of_averaging_round_alike(self) -> None:
+        region = np.pad(noise(64, 64), ((0, 0), (0, 1), (0, 0)))
+        one = resample(region[:, :64], (0.0, 0.0), (2.0, 2.0), 32)
+        other = resample(region, (0.0, 0.0), (2.0, 2.0), 32)
+        assert np.array_equal(one, other)
+
+    @RELAXED
+    @given(
+        colour=st.tuples(*[st.integers(0, 255)] * 3),
+        scale=st.tuples(st.floats(0.3, 8), st.floats(0.3, 8)),
+        offset=st.tuples(OFFSETS, OFFSETS),
+        size=st.integers(1, 20),
+    )
+    def test_one_colour_stays_that_colour(
+        self,
+        colour: tuple[int, int, int],
+        scale: tuple[float, float],
+        offset: tuple[float, float],
+        size: int,
+    ) -> None:
+        width, height = (math.ceil(o + size * s) for o, s in zip(offset, scale, strict=True))
+        region = np.empty((height, width, 3), dtype=np.uint8)
+        region[:] = colour
+        assert (resample(region, offset, scale, size) == colour).all()
+
+    @pytest.mark.parametrize("scale", [1.04, 1.48, 2.0, 2.004, 3.7])
+    def test_the_mean_of_a_tile_is_that_of_its_area(self, scale: float) -> None:
+        side = math.ceil(64 * scale)
+        region = noise(side, side)
+        tile = resample(region, (0.0, 0.0), (scale, scale), 64)
+        whole = averaged(region, (0.0, 0.0), (64 * scale, 64 * scale), 1)
+        assert tile.mean(axis=(0, 1)) == pytest.approx(whole[0, 0], abs=0.2)
+
+    def test_scale_one_returns_the_very_pixels(self) -> None:
+        region = noise(64, 64)
+        assert resample(region, (0.0, 0.0), (1.0, 1.0), 64) is region
+
+
+def positions(slide: FakeSlide, read: ReadPlan, spec: TileSpec) -> Ints:
+    return plan_tiles(slide.facts, read, spec, None, "key").l0_xy
+
+
+def planned(slide: FakeSlide, spec: TileSpec) -> ReadPlan:
+    assert slide.facts.mpp is not None
+    return plan_read(slide.facts.levels, slide.facts.mpp, spec.mpps[0], spec)
+
+
+def naive_tile(pixels: Rgb, read: ReadPlan, level_xy: tuple[float, float], size: int) -> Floats:
+    """A tile made from a whole level, with background where whole pixels lie beyond it."""
+    if read.as_is:
+        level_xy = (math.floor(level_xy[0] + 0.5), math.floor(level_xy[1] + 0.5))
+    height, width = pixels.shape[:2]
+    beyond_x = max(0, math.floor(level_xy[0] + size * read.scale[0] + 1e-6) - width)
+    beyond_y = max(0, math.floor(level_xy[1] + size * read.scale[1] + 1e-6) - height)
+    canvas = np.empty((height + beyond_y, width + beyond_x, 3), dtype=np.uint8)
+    canvas[:] = BACKGROUND
+    canvas[:height, :width] = pixels
+    return averaged(canvas, level_xy, read.scale, size)
+
+
+LEVEL_0 = noise(203, 251)
+LEVEL_1 = noise(50, 62, seed=1)
+
+
+class TestCut:
+    @pytest.mark.parametrize(
+        ("mpp", "cell"),
+        [
+            (0.5, (16, 16)),
+            (0.505, (7, 31)),
+            (0.61, (7, 31)),
+            (1.0, (512, 512)),
+            (1.7, (16, 16)),
+            (2.0, (16, 16)),
+            (2.3, (24, 9)),
+        ],
+    )
+    @pytest.mark.parametrize("edge", ["drop", "pad"])
+    def test_tiles_are_those_of_the_whole_level(
+        self, cell: tuple[int, int], mpp: float, edge: Edge
+    ) -> None:
+        pixels = (LEVEL_0, LEVEL_1)
+        slide = FakeSlide(pixels, cell)
+        spec = TileSpec((mpp,), 20, 37, edge)
+        read = planned(slide, spec)
+        level = slide.facts.levels[read.level]
+        l0_xy = positions(slide, read, spec)
+        cutter = TileCutter(slide, read, 20)
+        tiles = list(cutter.cut(l0_xy))
+        assert len(tiles) == len(l0_xy) >= 1
+        for tile, (x, y) in zip(tiles, l0_xy.tolist(), strict=True):
+            place = (x / level.downsample_x, y / level.downsample_y)
+            expected = naive_tile(pixels[read.level], read, place, 20)
+            assert tile.shape == (20, 20, 3)
+            assert tile.dtype == np.uint8
+            assert abs(tile - expected).max() <= ROUNDING
+        assert cutter.decoded == len(slide.reads) == len(set(slide.reads))
+
+    def test_tiles_taken_as_they_are_are_the_very_pixels(self) -> None:
+        slide = FakeSlide([LEVEL_0], (48, 32))
+        spec = TileSpec((0.5,), 20)
+        read = planned(slide, spec)
+        l0_xy = positions(slide, read, spec)
+        for tile, (x, y) in zip(TileCutter(slide, read, 20).cut(l0_xy), l0_xy, strict=True):
+            assert np.array_equal(tile, LEVEL_0[y : y + 20, x : x + 20])
+
+    @pytest.mark.parametrize(("mpp", "scale"), [(0.5, 1), (1.0, 2)])
+    def test_background_fills_what_lies_beyond_the_slide_and_nothing_else(
+        self, mpp: float, scale: int
+    ) -> None:
+        slide = FakeSlide([LEVEL_0[:40, :44]])
+        read = planned(slide, TileSpec((mpp,)))
+        tile = next(TileCutter(slide, read, 32).cut(np.array([[20, 10]], dtype=np.int32)))
+        height, width = 30 // scale, 24 // scale
+        assert is_block_mean(tile[:height, :width], LEVEL_0[10:40, 20:44], (scale, scale))
+        assert (tile[height:] == BACKGROUND).all()
+        assert (tile[:, width:] == BACKGROUND).all()
+
+    def test_a_tile_larger_than_the_slide_holds_all_of_it(self) -> None:
+        slide = FakeSlide([LEVEL_0[:5, :7]])
+        read = planned(slide, TileSpec((0.5,)))
+        tile = next(TileCutter(slide, read, 16).cut(np.zeros((1, 2), dtype=np.int32)))
+        assert np.array_equal(tile[:5, :7], LEVEL_0[:5, :7])
+        assert (tile[5:] == BACKGROUND).all()
+
+    def test_the_order_asked_for_is_the_order_given(self) -> None:
+        slide = FakeSlide([LEVEL_0])
+        read = planned(slide, TileSpec((0.5,)))
+        places = np.array([[100, 90], [0, 0], [100, 90], [50, 3]], dtype=np.int32)
+        for tile, (x, y) in zip(TileCutter(slide, read, 8).cut(places), places, strict=True):
+            assert np.array_equal(tile, LEVEL_0[y : y + 8, x : x + 8])
+
+    def test_few_cells_are_held_at_a_time(self) -> None:
+        class Watched(HugeSlide):
+            alive = most = 0
+
+            def read_cell(self, level: int, column: int, row: int) -> Rgb:
+                cell = super().read_cell(level, column, row)
+                self.alive += 1
+                self.most = max(self.most, self.alive)
+                weakref.finalize(cell, self._died)
+                return cell
+
+            def _died(self) -> None:
+                self.alive -= 1
+
+        slide = Watched(64 * 100, 64 * 100, 32, 0.25)
+        spec = TileSpec((0.5,), 32, shard_tiles=512)
+        read = planned(slide, spec)
+        shard = positions(slide, read, spec)[512:1024]
+        cutter = TileCutter(slide, read, 32)
+        for _ in cutter.cut(shard):
+            pass
+        gc.collect()
+        assert cutter.decoded == 512 * 4
+        assert slide.most <= 2 * 23 * 2, "two columns of the patch of 23 rows of tiles"
+        assert slide.alive == 0
+
+    def test_a_damaged_cell_fails_the_tiles_that_need_it_and_no_other(self) -> None:
+        slide = FakeSlide([LEVEL_0], (16, 16), damaged=frozenset({(3, 3)}))
+        read = planned(slide, TileSpec((0.5,)))
+        cutter = TileCutter(slide, read, 16)
+        assert len(list(cutter.cut(np.array([[0, 0], [64, 48], [32, 48]], dtype=np.int32)))) == 3
+        with pytest.raises(PixelReadError, match="column 3, row 3"):
+            list(cutter.cut(np.array([[0, 0], [40, 48]], dtype=np.int32)))
+
+    def test_a_reader_that_gives_cells_of_a_wrong_size_is_found_out(self) -> None:
+        class Wrong(FakeSlide):
+            def read_cell(self, level: int, column: int, row: int) -> Rgb:
+                return super().read_cell(level, column, row)[:-1]
+
+        slide = Wrong([LEVEL_0])
+        cutter = TileCutter(slide, planned(slide, TileSpec((0.5,))), 16)
+        with pytest.raises(UnreadableSlide, match=r"cell \(0, 0\) of level 0 has shape"):
+            next(cutter.cut(np.zeros((1, 2), dtype=np.int32)))
+
+
+class TestEnlarge:
+    @pytest.mark.parametrize(
+        ("mpp", "requested"), [((0.5, 0.5), 0.25), ((0.5, 0.5), 0.37), ((0.5, 0.51), 0.505)]
+    )
+    def test_tiles_join_without_a_seam(self, mpp: tuple[float, float], requested: float) -> None:
+        slide = FakeSlide([LEVEL_0], (48, 48), mpp)
+        spec = TileSpec((requested,), 40, mpp_tolerance=0.001, allow_upsample=True)
+        read = planned(slide, spec)
+        assert min(read.scale) < 1
+        whole = Image.fromarray(LEVEL_0)
+        l0_xy = positions(slide, read, spec)
+        cutter = TileCutter(slide, read, 40)
+        for tile, (x, y) in zip(cutter.cut(l0_xy), l0_xy.tolist(), strict=True):
+            right, bottom = x + 40 * read.scale[0], y + 40 * read.scale[1]
+            if right > 251 or bottom > 203:
+                continue  # up to half a pixel beyond: rounding, and Pillow has nothing to give
+            expected = whole.resize((40, 40), Image.Resampling.BICUBIC, (x, y, right, bottom))
+            assert abs(tile.astype(int) - np.asarray(expected)).max() <= 1
+        assert cutter.decoded == len(set(slide.reads))
+
+    def test_a_padded_tile_keeps_its_scale(self) -> None:
+        ramp = np.repeat(np.arange(0, 200, 10, dtype=np.uint8)[None, :], 20, axis=0)
+        slide = FakeSlide([np.stack([ramp] * 3, axis=2)])
+        spec = TileSpec((0.15,), 16, edge="pad", allow_upsample=True)
+        cutter = TileCutter(slide, planned(slide, spec), 16)
+        tile = next(cutter.cut(np.array([[16, 0]], dtype=np.int32)))
+        centres = 16 + 0.3 * (np.arange(8) + 0.5) - 0.5
+        assert tile[8, :8, 0] == pytest.approx(10 * centres, abs=1.5)
+
+
+class TestOverview:
+    @pytest.mark.parametrize(
+        ("mpp", "target", "level", "factor"),
+        [
+            (0.5, 8.0, 1, 4),
+            (0.5, 4.0, 1, 2),
+            (0.5, 2.0, 1, 1),
+            (0.5, 1.8, 0, 3),
+            (0.5, 1.95, 1, 1),
+            (0.5, 0.5, 0, 1),
+            (0.499, 8.0, 1, 4),
+            (10.0, 8.0, 0, 1),
+        ],
+    )
+    def test_it_is_the_block_mean_of_the_coarsest_level_that_is_fine_enough(
+        self, mpp: float, target: float, level: int, factor: int
+    ) -> None:
+        pixels = (noise(203, 251), noise(51, 63, seed=1))
+        slide = FakeSlide(pixels, (16, 12), (mpp, mpp))
+        overview = read_overview(slide, (mpp, mpp), target)
+        assert is_block_mean(overview.pixels, pixels[level], (factor, factor))
+        assert {number for number, _, _ in slide.reads} == {level}
+        assert len(slide.reads) == len(set(slide.reads))
+
+    @pytest.mark.parametrize("size", [(1, 1), (15, 17), (16, 16), (33, 250), (250, 33)])
+    @pytest.mark.parametrize("cell", [(16, 16), (8, 5), (300, 300)])
+    def test_odd_sizes_keep_their_last_pixels(
+        self, size: tuple[int, int], cell: tuple[int, int]
+    ) -> None:
+        pixels = noise(*size)
+        overview = read_overview(FakeSlide([pixels], cell), (0.5, 0.5), 8.0)
+        assert overview.pixels.shape == (-(-size[0] // 16), -(-size[1] // 16), 3)
+        assert is_block_mean(overview.pixels, pixels, (16, 16))
+
+    def test_its_mpp_is_the_mean_of_x_and_y(self) -> None:
+        slide = FakeSlide([noise(160, 320)], (16, 16), (0.5, 0.52))
+        assert read_overview(slide, (0.5, 0.52)).mpp == pytest.approx((8 + 8.32) / 2)
+
+    def test_a_huge_slide_gets_a_coarser_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tiler.pixels, "_OVERVIEW_PIXELS", 100.0)
+        slide = FakeSlide([noise(200, 400)], (16, 16))
+        overview = read_overview(slide, (0.5, 0.5), 1.0)
+        assert overview.pixels.shape[0] * overview.pixels.shape[1] <= 8 * 15, (
+            "a little more for the edges"
+        )
+        assert overview.mpp == pytest.approx((400 / 15 + 200 / 8) / 4)
+
+    def test_a_slide_without_a_pyramid_is_walked_in_strips(self) -> None:
+        most = 0
+        slide = HugeSlide(2000, 4000, 100, 0.5)
+        read_cell, alive = slide.read_cell, [0]
+
+        def watched(level: int, column: int, row: int) -> Rgb:
+            nonlocal most
+            cell = read_cell(level, column, row)
+            alive[0] += 1
+            most = max(most, alive[0])
+            weakref.finalize(cell, lambda: alive.__setitem__(0, alive[0] - 1))
+            return cell
+
+        slide.read_cell = watched  # type: ignore[method-assign]
+        read_overview(slide, (0.5, 0.5))
+        assert len(slide.reads) == 20 * 40
+        assert most <= 2 * 20, "two rows of cells"
+
+
+class TestRealSlide:
+    @pytest.fixture
+    def path(self, real_data: Path) -> Path:
+        return real_data / "svs" / "CMU-1-Small-Region.svs"
+
+    @staticmethod
+    def tiles(path: Path, mpp: float) -> tuple[ReadPlan, Ints, list[Rgb]]:
+        spec = TileSpec((mpp,), 224, 301)
+        with open_slide(path) as slide:
+            assert slide.facts.mpp is not None
+            read = plan_read(slide.facts.levels, slide.facts.mpp, mpp, spec)
+            l0_xy = plan_tiles(slide.facts, read, spec, None, "key").l0_xy
+            return read, l0_xy, list(TileCutter(slide, read, 224).cut(l0_xy))
+
+    def test_tiles_taken_as_they_are_are_those_of_openslide(self, path: Path) -> None:
+        read, l0_xy, tiles = self.tiles(path, 0.499)
+        assert read.as_is
+        assert len(tiles) == 7 * 10
+        with openslide.OpenSlide(path) as other:
+            for tile, (x, y) in zip(tiles, l0_xy.tolist(), strict=True):
+                region = other.read_region((x, y), 0, (224, 224)).convert("RGB")
+                assert np.array_equal(tile, np.asarray(region))
+
+    def test_reduced_tiles_are_area_averages_of_openslides_pixels(self, path: Path) -> None:
+        read, l0_xy, tiles = self.tiles(path, 1.0)
+        assert read.scale == pytest.approx((1 / 0.499, 1 / 0.499))
+        with openslide.OpenSlide(path) as other:
+            whole = np.asarray(other.read_region((0, 0), 0, other.dimensions).convert("RGB"))
+        for tile, (x, y) in zip(tiles, l0_xy.tolist(), strict=True):
+            region = whole[y : y + 450, x : x + 450]
+            assert abs(tile - averaged(region, (0, 0), read.scale, 224)).max() <= ROUNDING
