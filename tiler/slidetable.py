@@ -9,6 +9,8 @@ are.
 from __future__ import annotations
 
 import csv
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -58,16 +60,24 @@ class SlidesTable:
     def find(self, path: Path) -> Row | None:
         """The row of a slide: the one whose name agrees with most of the path's last parts.
 
+        Of rows that agree with as many parts, the one that spells most of the file's name out wins,
+        so that `case1` and `case1.2` name two slides.
+
         Raises:
             TilerError: two rows agree equally well.
         """
         name = path.name
-        candidates = [row for stem in _stems(name) for row in self._by_name.get(stem, ())]
-        fitting = [row for row in candidates if _ends_with(path, _parts(row.key))]
+        place = Path(os.path.abspath(path))  # noqa: PTH100 - links are not to be followed
+        fitting = [
+            ((len(_parts(row.key)), len(stem)), row)
+            for stem in _stems(name)
+            for row in self._by_name.get(stem, ())
+            if _ends_with(place, _parts(row.key))
+        ]
         if not fitting:
             return None
-        longest = max(len(_parts(row.key)) for row in fitting)
-        best = [row for row in fitting if len(_parts(row.key)) == longest]
+        closest = max(agreement for agreement, _ in fitting)
+        best = [row for agreement, row in fitting if agreement == closest]
         if len(best) > 1:
             keys = " and ".join(repr(row.key) for row in best)
             raise TilerError(f"the slides table names {name} twice, as {keys}; keep one row")
@@ -83,8 +93,8 @@ def load_table(path: Path) -> SlidesTable:
     """Read a slides table.
 
     Raises:
-        TilerError: no such file, no column that names the slide, two rows for one slide, or an
-            mpp that is not a number; the message names the line.
+        TilerError: no such file, no column that names the slide, two columns of one name, two rows
+            for one slide, or an mpp that is not a number; the message names the line.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -99,6 +109,11 @@ def load_table(path: Path) -> SlidesTable:
         raise TilerError(
             f"the slides table {path.name} has the columns {', '.join(header) or 'none'}; "
             f"one of {', '.join(KEY_COLUMNS)} must name the slide"
+        )
+    doubled = [name for name, count in Counter(header).items() if name and count > 1]
+    if doubled:
+        raise TilerError(
+            f"the slides table {path.name} has two columns named {doubled[0]}; keep one"
         )
     rows = [_row(raw, key_column, f"{path.name}, line {number}") for number, raw in lines]
     keys = [row.key for row in rows]
@@ -120,7 +135,7 @@ def _row(raw: Mapping[str | None, str | list[str] | None], key_column: str, wher
         mpp=_number(cells.get("mpp"), where),
         roi=cells.get("roi"),
         curated={name: cells[name] for name in CURATED_FIELDS if name in cells},
-        columns={k: v for k, v in cells.items() if k not in (*_KNOWN, key_column)},
+        columns={k: v for k, v in cells.items() if k not in ("", *_KNOWN, key_column)},
     )
 
 
