@@ -46,7 +46,8 @@ def exit_codes() -> Iterator[None]:
         if error.filename is None and error.errno is None:
             raise  # made up by a library, so nothing that a person can act on
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        _end(str(error), EXIT_TRY_LATER if full else EXIT_USAGE, error)
+        where = f"{error.filename}: " if error.filename else ""
+        _end(f"{where}{error.strerror}", EXIT_TRY_LATER if full else EXIT_USAGE, error)
     except KeyboardInterrupt as error:
         sys.stderr.write("Interrupted.\n")
         raise SystemExit(EXIT_INTERRUPTED) from error

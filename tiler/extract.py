@@ -24,6 +24,7 @@ from manifests.writer import StoreWriter
 from tiler import quality
 from tiler.errors import SlideError
 from tiler.grid import Ints
+from tiler.oddities import oddities
 from tiler.options import TileSpec
 from tiler.pixels import Overview, TileCutter, read_overview
 from tiler.plan import ReadPlan, SlideMpp, TilePlan, plan_read, plan_tiles, slide_mpp
@@ -31,18 +32,6 @@ from tiler.roi import EXCLUDE_CLASSES, Rois, load_rois
 from tiler.slides import Slide, SlideFacts, Source, open_slide, source_token
 from tiler.slides.base import Rgb
 from tiler.tissue import find_tissue
-
-_COLOUR_STEP = 16
-"""Grey levels that count as one when the commonest colour is looked for."""
-
-_GAUDY = 90
-"""Difference of colour channels, in grey levels, that a bright and common colour cannot have."""
-
-_GAUDY_SHARE = 0.25
-"""Share of the picture from which a colour is common."""
-
-_BRIGHT = 130
-"""Mean grey level from which a colour is bright."""
 
 _UUID_NAMESPACE = uuid.UUID("6f1d1a52-3c0e-5d0a-9f0b-6a1c7a6b2e11")
 
@@ -63,8 +52,8 @@ class SlideJob:
     """µm/px for slides that have none."""
     roi: Path | None = None
     """GeoJSON with regions to keep or exclude."""
-    roi_exclude: tuple[str, ...] = ()
-    """Class names whose regions are excluded, besides the usual ones."""
+    roi_exclude: tuple[str, ...] = EXCLUDE_CLASSES
+    """Patterns of class names whose regions are excluded."""
     roi_digest: str | None = None
     """Hash of those regions."""
     overwrite: bool = False
@@ -72,7 +61,10 @@ class SlideJob:
 
     def spec_json(self) -> dict[str, Json]:
         """What the user asked for, as it is hashed and compared on a resume."""
-        return {**self.spec.to_json(), "roi": self.roi_digest}
+        asked = {**self.spec.to_json(), "roi": self.roi_digest}
+        if self.roi is not None and not self.spec.tissue:
+            asked["min_roi"] = self.spec.min_tissue  # then a share of the regions
+        return asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +119,7 @@ def survey_slide(slide: Slide, job: SlideJob) -> Survey:
         plan_tiles(facts, read, job.spec, None if everything else mask, facts.fingerprint)
         for read in reads
     )
-    warnings = [*facts.warnings, *_odd_colours(overview.pixels)]
+    warnings = [*facts.warnings, *oddities(overview.pixels)]
     if mpp.warning:
         warnings.append(mpp.warning)
     if job.roi is not None:
@@ -153,24 +145,6 @@ def _rois(facts: SlideFacts, path: Path, exclude: tuple[str, ...]) -> Rois:
     """Regions in level-0 pixels; QuPath counts them from the corner of the scanned part."""
     classes = (*EXCLUDE_CLASSES, *exclude)
     return load_rois(path, classes, origin=(facts.bounds[0], facts.bounds[1]))
-
-
-def _odd_colours(overview: Rgb) -> tuple[str, ...]:
-    """No stain paints a quarter of a slide in one bright gaudy colour; a mislabelled file does."""
-    steps = (overview.reshape(-1, 3) // _COLOUR_STEP).astype(np.int64)
-    codes, counts = np.unique(steps @ np.array([10_000, 100, 1]), return_counts=True)
-    code = int(codes[counts.argmax()])
-    middle = _COLOUR_STEP // 2
-    colour = tuple(
-        v * _COLOUR_STEP + middle for v in (code // 10_000, code // 100 % 100, code % 100)
-    )
-    gaudy = max(colour) - min(colour) >= _GAUDY and sum(colour) / 3 >= _BRIGHT
-    if not gaudy or counts.max() < _GAUDY_SHARE * len(steps):
-        return ()
-    return (
-        f"much of it has the colour {colour}: "
-        "is the colour space of the file (RGB or YCbCr) labelled rightly?",
-    )
 
 
 def plan_slide(job: SlideJob) -> list[ShardJob]:

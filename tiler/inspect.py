@@ -165,9 +165,20 @@ def inspections_table(inspections: Sequence[Inspection]) -> Table:
     for item in inspections:
         for number, row in enumerate(item.forecasts or (None,)):
             lead = _lead(item) if number == 0 else [""] * 4
-            notes = "; ".join(filter(None, (item.reason, *item.warnings))) if number == 0 else ""
+            notes = "; ".join(_notes(item)) if number == 0 else ""
             table.add_row(*lead, *_forecast_cells(row), notes)
     return table
+
+
+def _notes(item: Inspection) -> list[str]:
+    """Reason, warnings, and a word on resolutions that give no tile."""
+    nothing = [f"{f.mpp_requested:g}" for f in item.forecasts if f.tiles == 0]
+    empty = (
+        [f"no tile at {', '.join(nothing)} µm/px: too little tissue or too small"]
+        if nothing
+        else []
+    )
+    return [*([item.reason] if item.reason else []), *item.warnings, *empty]
 
 
 def _lead(item: Inspection) -> list[str]:

@@ -31,6 +31,9 @@ from tiler.slides import Source, open_slide, source_token
 from tiler.slides.base import Level, SlideFacts, mpp_problem
 from tiler.tissue import find_tissue
 
+_MPP_CONTRADICTS = 0.02
+"""Relative difference of a picture's own mpp from the given one that is worth a word."""
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -195,10 +198,19 @@ def _plan_group(job: PackedJob, good: list[_Surveyed], read: ReadPlan) -> GroupP
 def _warnings(job: PackedJob, good: list[_Surveyed], failed: dict[str, str]) -> list[str]:
     size = job.spec.tile_size
     found = [f"{len(failed)} of {len(job.pictures)} pictures cannot be read"] if failed else []
+    other = [
+        g for g in good if g.facts.mpp and abs(g.facts.mpp[0] / job.mpp - 1) > _MPP_CONTRADICTS
+    ]
+    if other and other[0].facts.mpp:
+        found.append(
+            f"{len(other)} of {len(good)} pictures say another µm per pixel than the {job.mpp:g} "
+            f"that was given, {other[0].picture.name} for one {other[0].facts.mpp[0]:.4g}"
+        )
     small = [g for g in good if min(g.facts.levels[0].width, g.facts.levels[0].height) < size]
     if small and job.spec.edge == "drop" and not job.spec.mpps:
         found.append(
-            f"{len(small)} pictures are smaller than a tile of {size} px and give none; "
+            f"{len(small)} of {len(good)} pictures are smaller than a tile of {size} px and give "
+            "none; "
             f"--edge pad keeps them, or ask for a smaller --tile-size"
         )
     return found

@@ -36,6 +36,7 @@ class Request:
     roi: Path | None = None
     """A GeoJSON file for all slides, or a folder with one per slide."""
     roi_exclude: tuple[str, ...] = ()
+    """Class names whose regions are excluded, besides the usual ones."""
     packed: bool = False
     label_from: str | None = None
     """`parent`, or a column of the slides table."""
@@ -73,6 +74,7 @@ def make_workload(request: Request) -> Workload:
             itself.
     """
     works, ignored = _packed(request) if request.packed else _slides(request)
+    kinds = [work.job.source.kind for work in works if isinstance(work.job, SlideJob)]
     if not works:
         names = ", ".join(str(path) for path in request.paths)
         kind = "picture" if request.packed else "slide"
@@ -80,14 +82,32 @@ def make_workload(request: Request) -> Workload:
     notes = []
     if ignored:
         notes.append(f"ignored {len(ignored)} files that are no images: {_some(ignored)}")
+    pictures = sum(source == "picture" for source in kinds)
+    if pictures >= _MANY_PICTURES:
+        notes.append(f"{pictures} pictures get a store each; --packed puts them into one")
+    if request.roi is not None and request.roi.is_dir():
+        whole = [w.source_name for w in works if isinstance(w.job, SlideJob) and not w.job.roi]
+        if whole:
+            notes.append(
+                f"{len(whole)} slides have no regions in --roi, all counts: {_some(whole)}"
+            )
     if unused := request.table.unused():
         notes.append(f"{len(unused)} rows of the slides table match no slide: {_some(unused)}")
     return Workload(tuple(sorted(works, key=lambda work: work.job.id)), tuple(notes))
 
 
+_MANY_PICTURES = 50
+"""Plain pictures from which packing them is worth a word."""
+
+
 def _some(names: Sequence[str | Path]) -> str:
-    shown = [name.name if isinstance(name, Path) else name for name in names[:3]]
+    shown = [_shown(name.name if isinstance(name, Path) else name) for name in names[:3]]
     return ", ".join(shown) + (", …" if len(names) > len(shown) else "")
+
+
+def _shown(name: str) -> str:
+    """A file's name as text: names on disk are bytes, which need not be UTF-8."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _slides(request: Request) -> tuple[list[Work], Sequence[Path]]:
@@ -103,6 +123,7 @@ def _slides(request: Request) -> tuple[list[Work], Sequence[Path]]:
 
 def _slide_work(request: Request, source: Source, row: Row | None, name: str) -> Work:
     roi = _roi_of(request, source, row)
+    exclude = (*EXCLUDE_CLASSES, *request.roi_exclude)
     job = SlideJob(
         id=name,
         source=source,
@@ -118,7 +139,7 @@ def _slide_work(request: Request, source: Source, row: Row | None, name: str) ->
         overwrite=request.overwrite,
     )
     curated = _curated(request, row, source.path.name)
-    return Work(job, source.path.name, curated, dict(row.columns) if row else {})
+    return Work(job, _shown(source.path.name), curated, dict(row.columns) if row else {})
 
 
 def _curated(request: Request, row: Row | None, name: str) -> dict[str, str]:
@@ -151,15 +172,16 @@ def assign_ids(sources: Sequence[Source], given: Sequence[str | None]) -> list[s
         TilerError: the table gives one id to two slides.
     """
     names = [_plain(g) if g else "" for g in given]
-    for name, count in Counter(name for name in names if name).items():
+    # Some file systems do not tell upper from lower case.
+    for name, count in Counter(name.casefold() for name in names if name).items():
         if count > 1:
             raise TilerError(f"the slides table gives the id {name!r} to two slides")
     open_slots = [i for i, name in enumerate(names) if not name]
     for naming in _NAMINGS:
         proposed = {i: _plain(naming(sources[i])) for i in open_slots}
-        taken = Counter([*(name for name in names if name), *proposed.values()])
+        taken = Counter(name.casefold() for name in (*names, *proposed.values()))
         for i, name in proposed.items():
-            if taken[name] == 1:
+            if taken[name.casefold()] == 1:
                 names[i] = name
         open_slots = [i for i in open_slots if not names[i]]
         if not open_slots:
@@ -167,9 +189,16 @@ def assign_ids(sources: Sequence[Source], given: Sequence[str | None]) -> list[s
     return names
 
 
+_READABLE = 30
+"""Characters of a name that stay before a hash, so that the whole is not cut off."""
+
+_LONGEST_NAME = 150
+"""Bytes; file systems allow 255, manifests 200, and temporary files need some."""
+
+
 def _path_hash(source: Source) -> str:
     digest = hashlib.sha256(str(source.path.resolve()).encode()).hexdigest()
-    return f"{source.name}-{digest[:8]}"
+    return f"{source.name[:_READABLE]}-{digest[:12]}"
 
 
 _NAMINGS: tuple[Callable[[Source], str], ...] = (
@@ -182,7 +211,7 @@ _NAMINGS: tuple[Callable[[Source], str], ...] = (
 
 def _plain(name: str) -> str:
     """A name that is safe as a folder on any file system."""
-    cleaned = re.sub(r"[^\w.+=@ -]", "_", name).strip(" .")
+    cleaned = re.sub(r"[^\w.+=@(), -]", "_", name).strip(" .")
     return cleaned[:150] or "slide"
 
 
@@ -193,6 +222,11 @@ def _packed(request: Request) -> tuple[list[Work], list[Path]]:
         if not folder.is_dir():
             raise TilerError(f"--packed takes folders of pictures, and {folder} is not a folder")
         found, other = find_pictures(folder)
+        if unnameable := [file.name for file in found if _shown(str(file)) != str(file)]:
+            raise TilerError(
+                f"a store names its pictures in UTF-8, and these names are none: "
+                f"{_some(unnameable)}; rename them"
+            )
         ignored += other
         works += _packed_works(request, folder, found)
     ids = [work.job.id for work in works]
@@ -263,7 +297,7 @@ def _packed_work(
         mpp_source=mpp_source,
         overwrite=request.overwrite,
     )
-    return Work(job, folder.resolve().name, known)
+    return Work(job, _shown(folder.resolve().name), known)
 
 
 def _picture_columns(row: Row | None) -> dict[str, str]:

@@ -30,12 +30,12 @@ class Busy(HistotileError):
         (
             OSError(errno.ENOSPC, "No space left on device", "a.zarr"),
             75,
-            "Error: [Errno 28] No space left on device: 'a.zarr'\n",
+            "Error: a.zarr: No space left on device\n",
         ),
         (
             PermissionError(errno.EACCES, "Permission denied", "a.zarr"),
             2,
-            "Error: [Errno 13] Permission denied: 'a.zarr'\n",
+            "Error: a.zarr: Permission denied\n",
         ),
     ],
 )

@@ -63,7 +63,8 @@ def wrong_pixels(channels: int, kind: str) -> str:
     'needs 8-bit RGB; found 1 channel of uint16 (fluorescence?)'
     """
     plural = "" if channels == 1 else "s"
-    return f"needs 8-bit RGB; found {channels} channel{plural} of {kind} (fluorescence?)"
+    separate = "separate " if channels > 1 and kind == "uint8" else ""
+    return f"needs 8-bit RGB; found {channels} {separate}channel{plural} of {kind} (fluorescence?)"
 
 
 def spoken(error: BaseException, path: Path) -> str:

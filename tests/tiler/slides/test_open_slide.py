@@ -74,7 +74,7 @@ def test_the_readers_by_content(real_data: Path) -> None:
 
 
 def test_fluorescence_is_refused(real_data: Path) -> None:
-    with pytest.raises(UnreadableSlide, match="found 3 channels of uint8"):
+    with pytest.raises(UnreadableSlide, match="found 3 separate channels of uint8"):
         open_slide(real_data / "qptiff/small_vectra.qptiff")
 
 

@@ -28,12 +28,12 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "channels as images": (
         np.zeros((3, 64, 64), np.uint8),
         {"photometric": "minisblack"},
-        "needs 8-bit RGB; found 3 channels of uint8 (fluorescence?)",
+        "needs 8-bit RGB; found 3 separate channels of uint8 (fluorescence?)",
     ),
     "channels as tiled images": (
         np.zeros((4, 64, 64), np.uint8),
         {"photometric": "minisblack", "tile": (64, 64), "compression": "zlib"},
-        "needs 8-bit RGB; found 4 channels of uint8 (fluorescence?)",
+        "needs 8-bit RGB; found 4 separate channels of uint8 (fluorescence?)",
     ),
     "one bit": (
         np.zeros((64, 64), bool),
