@@ -145,8 +145,8 @@ def _print_result(result: TrainResult) -> None:
     if result.damaged:
         slide, tile = result.damaged[0]
         click.echo(
-            f"histopretrain: {len(result.damaged)} damaged tiles were replaced by others of their "
-            f"slides, the first is tile {tile} of {slide}",
+            "histopretrain: damaged tiles that others of their slides replaced: "
+            f"{len(result.damaged)}, the first is tile {tile} of {slide}",
             err=True,
         )
     click.echo(

@@ -103,7 +103,7 @@ def test_a_damaged_tile_is_told_at_the_end(
     path = save(tmp_path, make_slide(tmp_path, "a", {"0.5": tile_pixels(8)}))
     damage_tile(tmp_path / "a.zarr", "0.5", 0)
     assert call("run", path, "--epochs", "1", "--device", "cpu", "--out", tmp_path / "o") == 0
-    assert "1 damaged tiles were replaced" in capfd.readouterr().err
+    assert "replaced: 1, the first is tile 0 of a" in capfd.readouterr().err
 
 
 def usage_cases() -> list[Any]:
