@@ -52,8 +52,8 @@ class SlideJob:
     """µm/px for slides that have none."""
     roi: Path | None = None
     """GeoJSON with regions to keep or exclude."""
-    roi_exclude: tuple[str, ...] = EXCLUDE_CLASSES
-    """Patterns of class names whose regions are excluded."""
+    roi_exclude: tuple[str, ...] = ()
+    """Class names whose regions are excluded, besides the usual ones."""
     roi_digest: str | None = None
     """Hash of those regions."""
     overwrite: bool = False

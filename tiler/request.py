@@ -88,9 +88,7 @@ def make_workload(request: Request) -> Workload:
     if request.roi is not None and request.roi.is_dir():
         whole = [w.source_name for w in works if isinstance(w.job, SlideJob) and not w.job.roi]
         if whole:
-            notes.append(
-                f"{len(whole)} slides have no regions in --roi, all counts: {_some(whole)}"
-            )
+            notes.append(f"{len(whole)} slides have no file in the --roi folder: {_some(whole)}")
     if unused := request.table.unused():
         notes.append(f"{len(unused)} rows of the slides table match no slide: {_some(unused)}")
     return Workload(tuple(sorted(works, key=lambda work: work.job.id)), tuple(notes))
@@ -123,7 +121,6 @@ def _slides(request: Request) -> tuple[list[Work], Sequence[Path]]:
 
 def _slide_work(request: Request, source: Source, row: Row | None, name: str) -> Work:
     roi = _roi_of(request, source, row)
-    exclude = (*EXCLUDE_CLASSES, *request.roi_exclude)
     job = SlideJob(
         id=name,
         source=source,
@@ -211,8 +208,8 @@ _NAMINGS: tuple[Callable[[Source], str], ...] = (
 
 def _plain(name: str) -> str:
     """A name that is safe as a folder on any file system."""
-    cleaned = re.sub(r"[^\w.+=@(), -]", "_", name).strip(" .")
-    return cleaned[:150] or "slide"
+    cleaned = re.sub(r"[^\w.+=@(), -]", "_", name).encode()[:_LONGEST_NAME]
+    return cleaned.decode(errors="ignore").strip(" .") or "slide"
 
 
 def _packed(request: Request) -> tuple[list[Work], list[Path]]:
