@@ -13,7 +13,7 @@ import click
 from manifests.console import exit_codes
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def manifest() -> None:
     """Look into manifests."""
 

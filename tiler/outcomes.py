@@ -45,11 +45,12 @@ def failure_of(work: Work, error: BaseException | None, trace: str) -> Failure:
     folders = [str(work.job.source.path.parent), str(work.job.source.path.resolve().parent)]
     folders += [str(work.job.store.parent), str(work.job.store.resolve().parent)]
     shortened = _SOURCE_LINE.sub(r'File "…/\1"', trace)
+    name = work.job.source.path.name
     return Failure(
         id=work.job.id,
         source=work.source_name,
-        reason=_without(folders, " ".join(reason.split())),
-        traceback=_without(folders, shortened),
+        reason=_without(folders, " ".join(reason.split())).replace(name, work.source_name),
+        traceback=_without(folders, shortened).replace(name, work.source_name),
     )
 
 
@@ -179,8 +180,11 @@ def _why_empty(store: TileStore) -> str:
     dropped = _dropped(store)
     if dropped.get("tissue", 0):
         return f"no tile has enough tissue: all {dropped['tissue']} grid positions were dropped"
-    source, size = store.attributes["source"], store[store.groups[0]].tile_size
+    source, group = store.attributes["source"], store[store.groups[0]]
+    place = f"{source['width']} x {source['height']} px"
+    if "pictures" in source:
+        place = f"any of the {source['pictures']} pictures"
     return (
-        f"no tile of {size} px at {store[store.groups[0]].mpp[0]:g} µm/px fits into "
-        f"{source['width']} x {source['height']} px; --edge pad keeps cut-off tiles"
+        f"no tile of {group.tile_size} px at {group.mpp[0]:g} µm/px fits into {place}; "
+        "--edge pad keeps cut-off tiles"
     )

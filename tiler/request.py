@@ -52,7 +52,7 @@ class Work:
 
     job: SlideJob | PackedJob
     source_name: str
-    """Name of the file or folder, without any path."""
+    """Name of the file or folder, without any path; the id, if the table gives one."""
     curated: Mapping[str, str]
     columns: Mapping[str, str] = field(default_factory=dict)
 
@@ -136,7 +136,9 @@ def _slide_work(request: Request, source: Source, row: Row | None, name: str) ->
         overwrite=request.overwrite,
     )
     curated = _curated(request, row, source.path.name)
-    return Work(job, _shown(source.path.name), curated, dict(row.columns) if row else {})
+    # Who gives a slide an id may do so because its file name says who the patient is.
+    shown = name if row is not None and row.id else _shown(source.path.name)
+    return Work(job, shown, curated, dict(row.columns) if row else {})
 
 
 def _curated(request: Request, row: Row | None, name: str) -> dict[str, str]:

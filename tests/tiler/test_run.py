@@ -360,3 +360,20 @@ def test_the_run_says_how_many_tiles_each_filter_dropped(slide: Path, tmp_path: 
     assert manifest.stores[0].tiles == 3
     assert 3 + dropped["max_tiles"] + dropped["tissue"] == (1536 // 256) * (1280 // 256)
     assert run.RunResult().exit_code == 0
+
+
+def test_an_id_in_the_table_keeps_the_file_name_out_of_everything_that_is_written(
+    slide: Path, tmp_path: Path
+) -> None:
+    named = tmp_path / "Jane-Roe-1950.tif"
+    shutil.copy(slide, named)
+    broken = tmp_path / "John-Roe-1951.svs"
+    broken.write_bytes(slide.read_bytes()[:3000])
+    table = SlidesTable([Row(named.name, id="case-1"), Row(broken.name, id="case-2")])
+    out = tmp_path / "out"
+    result, _, manifest = go([named, broken], out, table=table, preview=True)
+    assert result.statuses == {"case-1": "done", "case-2": "failed"}
+    assert [entry.source for entry in manifest.stores] == ["case-1", "case-2"]
+    for name, data in contents(out).items():
+        assert b"Roe" not in data, name
+        assert "Roe" not in name
