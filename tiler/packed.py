@@ -27,12 +27,16 @@ from tiler.grid import make_grid
 from tiler.options import TileSpec
 from tiler.pixels import TileCutter
 from tiler.plan import ReadPlan, plan_read
-from tiler.slides import Source, open_slide, source_token
+from tiler.slides import Slide, Source, open_slide, source_token
 from tiler.slides.base import Level, SlideFacts, mpp_problem
 from tiler.tissue import find_tissue
 
 _MPP_CONTRADICTS = 0.02
 """Relative difference of a picture's own mpp from the given one that is worth a word."""
+
+
+_ROUNDING = 1e-6
+"""Share of a tile by which the ratio of two mpp may be off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +124,15 @@ def _write_plan(writer: StoreWriter, job: PackedJob, token: str) -> None:
         raise SlideError(f"none of {len(job.pictures)} pictures can be read; {name}: {reason}")
     source = _source_json(job, good, token)
     attributes = store_attributes(job.spec_json(), source)
-    groups = {}
-    for requested in job.spec.mpps or (job.mpp,):
-        level = (Level(1, 1, 1.0, 1.0, 1, 1),)
-        read = plan_read(level, (job.mpp, job.mpp), requested, job.spec)
-        groups[read.group] = _plan_group(job, good, read)
+    level = (Level(1, 1, 1.0, 1.0, 1, 1),)
+    wanted = job.spec.mpps or (job.mpp,)
+    reads = [plan_read(level, (job.mpp, job.mpp), requested, job.spec) for requested in wanted]
+    groups = {read.group: _plan_group(job, good, read) for read in reads}
     replace_store(writer, attributes["uuid"], job.overwrite)
     attributes["groups"] = list(groups)
     attributes["labels"] = list(job.labels)
     attributes["failed_sources"] = failed
-    attributes["warnings"] = _warnings(job, good, failed)
+    attributes["warnings"] = _warnings(job, good, failed, reads)
     writer.plan(attributes, groups, {}, [item.picture.to_json() for item in good])
 
 
@@ -140,11 +143,19 @@ def _survey(job: PackedJob) -> tuple[list[_Surveyed], dict[str, str]]:
     for picture in job.pictures:
         try:
             with open_slide(job.source.path / picture.name) as slide:
-                slide.read_cell(0, 0, 0)
+                _decode(slide)
                 good.append(_Surveyed(picture, slide.facts))
         except SlideError as error:
             failed[picture.name] = str(error)
     return good, failed
+
+
+def _decode(slide: Slide) -> None:
+    """Read every cell of a picture: damage is to be found before the store is planned."""
+    level = slide.facts.levels[0]
+    for row in range(-(-level.height // level.cell_height)):
+        for column in range(-(-level.width // level.cell_width)):
+            slide.read_cell(0, column, row)
 
 
 def _source_json(job: PackedJob, good: list[_Surveyed], token: str) -> dict[str, Json]:
@@ -195,8 +206,9 @@ def _plan_group(job: PackedJob, good: list[_Surveyed], read: ReadPlan) -> GroupP
     )
 
 
-def _warnings(job: PackedJob, good: list[_Surveyed], failed: dict[str, str]) -> list[str]:
-    size = job.spec.tile_size
+def _warnings(
+    job: PackedJob, good: list[_Surveyed], failed: dict[str, str], reads: list[ReadPlan]
+) -> list[str]:
     found = [f"{len(failed)} of {len(job.pictures)} pictures cannot be read"] if failed else []
     other = [
         g for g in good if g.facts.mpp and abs(g.facts.mpp[0] / job.mpp - 1) > _MPP_CONTRADICTS
@@ -206,13 +218,15 @@ def _warnings(job: PackedJob, good: list[_Surveyed], failed: dict[str, str]) -> 
             f"{len(other)} of {len(good)} pictures say another µm per pixel than the {job.mpp:g} "
             f"that was given, {other[0].picture.name} for one {other[0].facts.mpp[0]:.4g}"
         )
-    small = [g for g in good if min(g.facts.levels[0].width, g.facts.levels[0].height) < size]
-    if small and job.spec.edge == "drop" and not job.spec.mpps:
-        found.append(
-            f"{len(small)} of {len(good)} pictures are smaller than a tile of {size} px and give "
-            "none; "
-            f"--edge pad keeps them, or ask for a smaller --tile-size"
-        )
+    for read in reads if job.spec.edge == "drop" else ():
+        needed = job.spec.tile_size * read.l0_per_px[0] * (1 - _ROUNDING)
+        levels = [g.facts.levels[0] for g in good]
+        if small := sum(min(level.width, level.height) < needed for level in levels):
+            found.append(
+                f"{small} of {len(good)} pictures are smaller than a tile of "
+                f"{job.spec.tile_size} px at {read.mpp[0]:g} µm/px and give none; "
+                "--edge pad keeps them, or ask for a smaller --tile-size"
+            )
     return found
 
 
