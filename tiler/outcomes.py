@@ -18,6 +18,7 @@ from manifests.jsonfile import load_manifest, save_manifest
 from manifests.model import Manifest, Resolution, SlideInfo, StoreEntry
 from manifests.store import TileStore
 from tiler.errors import SlideError, TilerError
+from tiler.extract import SlideJob
 from tiler.request import Work
 
 MANIFEST_FILE = "manifest.json"
@@ -42,22 +43,36 @@ def failure_of(work: Work, error: BaseException | None, trace: str) -> Failure:
     """Describe a failure, without the folders that the slide and the code lie in."""
     known = isinstance(error, TilerError | SlideError)
     reason = str(error) if known else f"{type(error).__name__}: {error}"
-    folders = [str(work.job.source.path.parent), str(work.job.source.path.resolve().parent)]
-    folders += [str(work.job.store.parent), str(work.job.store.resolve().parent)]
+    folders = [folder for path in _paths(work) for folder in _spellings(path.parent)]
     shortened = _SOURCE_LINE.sub(r'File "…/\1"', trace)
-    name = work.job.source.path.name
     return Failure(
         id=work.job.id,
         source=work.source_name,
-        reason=_without(folders, " ".join(reason.split())).replace(name, work.source_name),
-        traceback=_without(folders, shortened).replace(name, work.source_name),
+        reason=_without(folders, " ".join(reason.split())) or type(error).__name__,
+        traceback=_without(folders, shortened),
     )
 
 
+def _paths(work: Work) -> list[Path]:
+    """What a task works with, and may so name when it fails."""
+    job = work.job
+    roi = job.roi if isinstance(job, SlideJob) else None
+    return [job.source.path, job.store, *([roi] if roi else [])]
+
+
+def _spellings(folder: Path) -> set[str]:
+    return {str(folder), str(folder.absolute()), str(folder.resolve())}
+
+
 def _without(folders: Sequence[str], text: str) -> str:
+    """Cut folders off the paths in a text; one that is named itself becomes `…`."""
     for folder in sorted(set(folders), key=len, reverse=True):
-        if folder not in ("", ".", "/"):
-            text = text.replace(f"{folder}/", "")
+        if folder in ("", ".", "/"):
+            continue
+        # A relative folder may be part of other paths: it counts where a path begins.
+        before = "" if folder.startswith("/") else r"(?<![\w./-])"
+        named = re.compile(f"{before}{re.escape(folder)}(?:(/)|(?![\\w-]|\\.\\w))")
+        text = named.sub(lambda found: "" if found[1] else "…", text)
     return text
 
 
@@ -74,8 +89,8 @@ def write_outcomes(
         elif status is not None:
             entries[work.job.id] = entry_of(work)
     save_manifest(Manifest(tuple(entries.values())), out / MANIFEST_FILE)
-    mine = {work.job.id for work in works}
-    kept = [f for f in _earlier_failures(out) if f.get("id") in entries and f["id"] not in mine]
+    ended = {work.job.id for work in works if work.job.id in statuses}
+    kept = [f for f in _earlier_failures(out) if f["id"] in entries and f["id"] not in ended]
     listed = sorted([*kept, *map(asdict, failures)], key=lambda failure: failure["id"])
     write_atomic(out / FAILURES_FILE, pretty_json({"failures": listed}))
 
@@ -87,10 +102,11 @@ def _earlier(out: Path) -> tuple[StoreEntry, ...]:
 
 def _earlier_failures(out: Path) -> list[dict[str, Any]]:
     file = out / FAILURES_FILE
-    if not file.exists():
-        return []
-    found: list[dict[str, Any]] = json.loads(file.read_bytes())["failures"]
-    return found
+    try:
+        found: list[dict[str, Any]] = json.loads(file.read_bytes())["failures"]
+        return [failure for failure in found if isinstance(failure["id"], str)]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return []  # not there or spoilt: the manifest has the reasons too
 
 
 def load_entries(out: Path, ids: Container[str]) -> list[StoreEntry]:
