@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from manifests.console import printable
 from manifests.files import Json
-from tiler.errors import SlideError
+from tiler.errors import TilerError
 from tiler.executor import Task
 from tiler.extract import SlideJob, Survey, encode_tiles, survey_slide
 from tiler.pixels import TileCutter
@@ -82,7 +83,7 @@ def inspect_slide(job: SlideJob) -> Inspection:
             facts = _facts(slide)
             survey = survey_slide(slide, job)
             forecasts = tuple(_forecast(slide, plan, job) for plan in survey.plans)
-    except SlideError as error:
+    except TilerError as error:  # of the slide, or of a file of regions that is gone
         return Inspection(job.id, name, "failed", str(error), **facts)
     return Inspection(job.id, name, "ok", **{**facts, **_decisions(survey)}, forecasts=forecasts)
 
@@ -188,7 +189,7 @@ def _lead(item: Inspection) -> list[str]:
         width, height = item.levels[0]
         size = f"{width} x {height}\n{len(item.levels)} levels"
     mpp = "-" if item.mpp is None else f"{item.mpp[0]:.4g}\n({item.mpp_source})"
-    return [item.source, kind, size, mpp]
+    return [printable(item.source), kind, size, mpp]
 
 
 def _forecast_cells(row: Forecast | None) -> list[str]:

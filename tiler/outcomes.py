@@ -43,14 +43,23 @@ def failure_of(work: Work, error: BaseException | None, trace: str) -> Failure:
     """Describe a failure, without the folders that the slide and the code lie in."""
     known = isinstance(error, TilerError | SlideError)
     reason = str(error) if known else f"{type(error).__name__}: {error}"
-    folders = [folder for path in _paths(work) for folder in _spellings(path.parent)]
     shortened = _SOURCE_LINE.sub(r'File "…/\1"', trace)
     return Failure(
         id=work.job.id,
         source=work.source_name,
-        reason=_without(folders, " ".join(reason.split())) or type(error).__name__,
-        traceback=_without(folders, shortened),
+        reason=_anonymous(work, " ".join(reason.split())) or type(error).__name__,
+        traceback=_anonymous(work, shortened),
     )
+
+
+def _anonymous(work: Work, text: str) -> str:
+    """A text without the folders of a task, and without its file's name if that is hidden."""
+    folders = [folder for path in _paths(work) for folder in _spellings(path.parent)]
+    text = _without(folders, text)
+    name = work.job.source.path.name
+    if name in ("", work.source_name):
+        return text
+    return re.sub(rf"(?<![\w.-]){re.escape(name)}(?!\.?\w)", lambda _: work.source_name, text)
 
 
 def _paths(work: Work) -> list[Path]:
@@ -71,7 +80,7 @@ def _without(folders: Sequence[str], text: str) -> str:
             continue
         # A relative folder may be part of other paths: it counts where a path begins.
         before = "" if folder.startswith("/") else r"(?<![\w./-])"
-        named = re.compile(f"{before}{re.escape(folder)}(?:(/)|(?![\\w-]|\\.\\w))")
+        named = re.compile(before + re.escape(folder) + r"(?:(/)|(?![\w-]|\.\w))")
         text = named.sub(lambda found: "" if found[1] else "…", text)
     return text
 

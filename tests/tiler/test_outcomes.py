@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,20 @@ def test_a_relative_folder_is_cut_off_where_a_path_begins_only(tmp_path: Path) -
     failure = failure_of(work, PixelReadError("slides/a.svs ends too soon"), trace)
     assert failure.reason == "a.svs ends too soon"
     assert failure.traceback == 'File "…/slides/base.py", line 1\n  a.svs and my-slides/a.svs'
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "told"),
+    [
+        ("/d/Doe.svs", "Doe.svs: /d/Doe.svs is 'Doe.svs'.", "case-1: case-1 is 'case-1'."),
+        ("/d/7", "tile 17 of /d/7/7.dcm, 0.7 of 7.0", "tile 17 of case-1/7.dcm, 0.7 of 7.0"),
+        (".", "no tile fits", "no tile fits"),
+    ],
+)
+def test_an_id_hides_the_name_of_the_file(path: str, said: str, told: str) -> None:
+    work = replace(work_on(Path(path), Path("/out"), "case-1"), source_name="case-1")
+    failure = failure_of(work, PixelReadError(said), said)
+    assert (failure.source, failure.reason, failure.traceback) == ("case-1", told, told)
 
 
 def test_a_folder_with_the_slides_folders_name_at_its_start_is_another() -> None:

@@ -188,7 +188,7 @@ class TestWhatIsKnown:
         found = works(
             touched(tmp_path, "a.svs", "b.svs"), table=SlidesTable([row]), assumed_mpp=0.5
         )
-        a, b = found["a.svs"], found["b.svs"]
+        a, b = found["case-1"], found["b.svs"]
         assert isinstance(a.job, SlideJob)
         assert isinstance(b.job, SlideJob)
         assert (a.job.id, a.job.table_mpp, a.job.assumed_mpp) == ("case-1", 0.3, 0.5)
