@@ -11,14 +11,14 @@ import errno
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol, TextIO
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
 
 from manifests.errors import EXIT_INTERRUPTED, EXIT_TRY_LATER, EXIT_USAGE, HistotileError
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
 
 _PIPE_WIDTH = 10_000
 _LINE_EVERY_S = 10.0
@@ -63,13 +63,6 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
-def stderr_console() -> Console:
-    """A console for messages: plain text, no markup, no guessed highlights."""
-    from rich.console import Console
-
-    return Console(stderr=True, markup=False, highlight=False, emoji=False)
-
-
 def print_table(table: RenderableType) -> None:
     """Print a table on stdout; in a pipe or a file as wide as it needs, so that nothing is cut."""
     from rich.console import Console
@@ -78,103 +71,84 @@ def print_table(table: RenderableType) -> None:
     Console(width=width, markup=False, highlight=False, emoji=False).print(table)
 
 
-class Progress(Protocol):
-    """How far a long command is."""
+class Display:
+    """How far a long command is, and what it has to say: use as a context manager.
 
-    def advance(self, steps: int = 1) -> None:
-        """So many steps more are done."""
-
-    def note(self, line: str) -> None:
-        """Print a line, above the bar where there is one."""
-
-
-@contextlib.contextmanager
-def progress(what: str, total: int, unit: str) -> Iterator[Progress]:
-    """Show how far a command is: a bar if stderr is a terminal, else a line every 10 seconds.
-
-    Args:
-        what: the work, as in "cutting".
-        total: steps of the whole work.
-        unit: what a step is, as in "tiles".
+    On a terminal a bar with a text beside it; elsewhere the text as a plain line, at most one every
+    `every_s` seconds, so that log files stay readable.
     """
-    if not sys.stderr.isatty():
-        lines = ProgressLines(what, total, unit, sys.stderr)
-        yield lines
-        lines.finish()
-        return
-    from rich import progress as bars
-
-    columns = (
-        bars.TextColumn("{task.description}", markup=False),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TextColumn(unit, markup=False),
-        bars.TimeRemainingColumn(),
-    )
-    with bars.Progress(*columns, console=stderr_console()) as bar:
-        yield _Bar(bar, bar.add_task(what, total=total))
-
-
-class _Bar:
-    """A bar on a terminal."""
-
-    def __init__(self, bar: RichProgress, task: TaskID) -> None:
-        self._bar = bar
-        self._task = task
-
-    def advance(self, steps: int = 1) -> None:
-        self._bar.advance(self._task, steps)
-
-    def note(self, line: str) -> None:
-        self._bar.console.print(printable(line), soft_wrap=True)
-
-
-class ProgressLines:
-    """Plain lines for logs, at most one every `every_s` seconds, and one at the end."""
 
     def __init__(
         self,
-        what: str,
-        total: int,
         unit: str,
-        out: TextIO,
         *,
+        stream: TextIO | None = None,
+        quiet: bool = False,
         every_s: float = _LINE_EVERY_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._what, self._total, self._unit, self._out = what, total, unit, out
-        self._every_s, self._clock = every_s, clock
-        self._done = 0
-        self._last_s = clock()
+        """Prepare a display.
 
-    def advance(self, steps: int = 1) -> None:
-        """So many steps more are done."""
-        self._done += steps
-        now_s = self._clock()
-        if now_s - self._last_s >= self._every_s:
-            self._last_s = now_s
-            self._line()
+        Args:
+            unit: what a step is, as in "shards".
+            stream: where to show it; stderr by default.
+            quiet: show nothing at all.
+            every_s: seconds between two plain lines.
+            clock: seconds; for tests.
+        """
+        self._stream = sys.stderr if stream is None else stream
+        self._unit, self._quiet, self._every_s, self._clock = unit, quiet, every_s, clock
+        self._next_line_s = clock() + every_s
+        self._bar: RichProgress | None = None
 
-    def note(self, line: str) -> None:
-        """Print a line."""
-        print(printable(line), file=self._out, flush=True)
+    def __enter__(self) -> Self:
+        if self._stream.isatty() and not self._quiet:
+            self._bar = _bar_on(self._stream, self._unit)
+            self._task = self._bar.add_task("starting", total=None)
+            self._bar.start()
+        return self
 
-    def finish(self) -> None:
-        """Print the last line."""
-        self._line()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
 
-    def _line(self) -> None:
-        percent = 100 * self._done // self._total if self._total else 100
-        counts = f"{self._done:,} of {self._total:,} {self._unit} ({percent} %)"
-        print(f"{self._what}: {counts}", file=self._out, flush=True)
+    def say(self, line: str) -> None:
+        """Print a line, above the bar where there is one."""
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.console.print(printable(line), soft_wrap=True)
+        else:
+            print(printable(line), file=self._stream, flush=True)
+
+    def update(self, text: str, done: int, total: int | None, *, now: bool = False) -> None:
+        """Show that `done` of `total` steps are done; `now` prints a plain line in any case."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=text, completed=done, total=total)
+        elif now or self._clock() >= self._next_line_s:
+            self._next_line_s = self._clock() + self._every_s
+            known = "" if total is None else f"{done:,}/{total:,} {self._unit}, "
+            self.say(f"{known}{text}")
 
 
-__all__ = [
-    "Progress",
-    "ProgressLines",
-    "exit_codes",
-    "print_table",
-    "printable",
-    "progress",
-    "stderr_console",
-]
+def _bar_on(stream: TextIO, unit: str) -> RichProgress:
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn(unit),
+        bars.TimeElapsedColumn(),
+        bars.TextColumn("{task.description}", markup=False),
+    )
+    console = Console(file=stream, markup=False, highlight=False, emoji=False)
+    return bars.Progress(*columns, console=console)
+
+
+__all__ = ["Display", "exit_codes", "print_table", "printable"]

@@ -1,6 +1,6 @@
-"""`python -m pretrain` is `histopretrain`."""
+"""`python -m pretrain` is the command `histopretrain`."""
 
 from pretrain.cli import main
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="histopretrain")

@@ -7,61 +7,30 @@ progress and errors to stderr; exit codes are those of `manifests.errors`.
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.errors import (
-    EXIT_DONE,
-    EXIT_INTERRUPTED,
-    EXIT_TRY_LATER,
-    EXIT_USAGE,
-    HistotileError,
-)
+from manifests.console import Display, exit_codes
 from pretrain.config import ARCHS, BATCH_SIZE, DEVICES, IMAGE_SIZE_PX, TrainConfig
+from pretrain.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pretrain.progress import Display
     from pretrain.train import Plan, StepMetrics, TrainResult
 
+_SECONDS_PER_LINE = 5.0
 _DEFAULTS = {item.name: item.default for item in dataclasses.fields(TrainConfig)}
 _EXTRA = ("torch", "torchvision", "safetensors")
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit with its code."""
-    sys.exit(_exit_code(arguments))
-
-
-def _exit_code(arguments: Sequence[str] | None) -> int:
-    try:
-        code = cli.main(arguments, prog_name="histopretrain", standalone_mode=False)
-    except HistotileError as error:
-        return _fail(str(error), error.exit_code)
-    except click.ClickException as error:
-        return _fail(error.format_message(), EXIT_USAGE)
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; the run folder keeps the last whole epoch", EXIT_INTERRUPTED)
-    except OSError as error:
-        return _fail(f"{error.filename or 'the system'}: {error.strerror}", EXIT_TRY_LATER)
-    return code if isinstance(code, int) else EXIT_DONE
-
-
-def _fail(message: str, code: int) -> int:
-    click.echo(f"histopretrain: {message}", err=True)
-    return code
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="histotile", message="histotile %(version)s")
-def cli() -> None:
+def main() -> None:
     """Train encoders on tile stores."""
 
 
-@cli.command()
+@main.command()
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option(
     "--out",
@@ -111,41 +80,61 @@ def run(manifest: Path, out: Path | None, **settings: Any) -> None:
     Stains and organs are drawn evenly, and so are the slides of each. The run folder gets the
     encoder (encoder.safetensors), the settings, the mix and a line of metrics a step.
     """
+    with exit_codes():
+        _run(manifest, out, settings)
+
+
+def _run(manifest: Path, out: Path | None, settings: dict[str, Any]) -> None:
     try:
         from pretrain.train import train
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
-        raise click.UsageError(
+        raise ConfigError(
             f"training needs {error.name}: pip install 'histotile[pretrain]'"
         ) from error
-    from pretrain.progress import display_on
-
     config = TrainConfig(**settings)
-    with display_on(sys.stderr) as display:
-        result = train(config, manifest, out or _new_folder(manifest), _Announced(display))
+    with Display("steps", every_s=_SECONDS_PER_LINE) as display:
+        result = train(config, manifest, out or _new_folder(manifest), _Shown(display))
     _print_result(result)
 
 
-class _Announced:
-    """Says on stdout where a run goes, before anything else is printed."""
+class _Shown:
+    """Says on stdout where a run goes, before anything else, and shows how far it is on stderr."""
 
     def __init__(self, display: Display) -> None:
         self._display = display
+        self._steps = 0
 
     def started(self, plan: Plan) -> None:
         click.echo(f"run folder: {plan.out}")
-        self._display.started(plan)
+        self._steps = plan.steps
+        self._display.say(_described(plan))
 
     def stepped(self, metrics: StepMetrics) -> None:
-        self._display.stepped(metrics)
+        text = (
+            f"epoch {metrics.epoch}  loss {metrics.loss:.3f}  lr {metrics.lr:.1e}  "
+            f"{metrics.images_per_s:.0f} tiles/s  waited {metrics.data_wait:.0%}"
+        )
+        is_end = metrics.step in (1, self._steps)
+        self._display.update(text, metrics.step, self._steps, now=is_end)
+
+
+def _described(plan: Plan) -> str:
+    mix, config = plan.mix, plan.config
+    strata = ", ".join(f"{stratum.stain} {stratum.organ}" for stratum in mix.strata)
+    return (
+        f"{config.arch} on {config.device}: {mix.tiles} tiles of {len(mix.slides)} slides "
+        f"({strata}), views of {plan.image_size} px, batches of {plan.batch_size}, "
+        f"{plan.steps} steps"
+    )
 
 
 def _print_result(result: TrainResult) -> None:
     if result.damaged:
         slide, tile = result.damaged[0]
         click.echo(
-            "histopretrain: damaged tiles that others of their slides replaced: "
+            "Note: damaged tiles that others of their slides replaced: "
             f"{len(result.damaged)}, the first is tile {tile} of {slide}",
             err=True,
         )

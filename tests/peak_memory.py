@@ -1,4 +1,4 @@
-"""`python -m tests.peak_memory ARGUMENTS`: histotile, then the peak memory of its processes in MB."""
+"""`python -m tests.peak_memory ARGUMENTS`: histotile, then its processes' peak memory in MB."""
 
 import resource
 import subprocess

@@ -117,7 +117,7 @@ def test_the_readme_names_the_two_commands_that_set_everything_up() -> None:
 
 def cli_reference() -> str:
     """The page docs/reference/cli.md."""
-    from pretrain.cli import cli as histopretrain
+    from pretrain.cli import main as histopretrain
     from tiler.cli import main as histotile
 
     parts = [

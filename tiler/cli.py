@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from manifests.cli import manifest
-from manifests.console import exit_codes, print_table
+from manifests.console import Display, exit_codes, print_table
 from manifests.errors import EXIT_NONE_SUCCEEDED, EXIT_SOME_FAILED, EXIT_TERMINATED
 
 if TYPE_CHECKING:
@@ -252,15 +252,15 @@ def _extract(options: dict[str, Any]) -> int:
     workload = make_workload(request)
     request.out.mkdir(parents=True, exist_ok=True)
     count = len(workload.works)
-    with ProgressReporter(quiet=options["quiet"]) as reporter, locked(request.out):
-        reporter.say(f"Writing {count} {'store' if count == 1 else 'stores'} to {request.out}")
+    with Display("shards", quiet=options["quiet"]) as display, locked(request.out):
+        display.say(f"Writing {count} {'store' if count == 1 else 'stores'} to {request.out}")
         for note in workload.notes:
-            reporter.say(f"Note: {note}")
+            display.say(f"Note: {note}")
         result = extract_all(
             workload,
             request.out,
             _executor(options),
-            reporter,
+            ProgressReporter(display),
             overwrite=request.overwrite,
             preview=request.preview,
         )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from manifests.console import Display
 from tiler.errors import TilerError
 from tiler.options import TileSpec
 from tiler.report import ProgressReporter
@@ -67,7 +68,8 @@ def run_demo(folder: Path, executor: Executor, say: Callable[[str], None]) -> No
     spec = TileSpec((_MPP,))
     request = Request((slides,), tiles, spec, load_table(table), preview=True)
     tiles.mkdir(exist_ok=True)
-    with ProgressReporter() as reporter, locked(tiles):
+    with Display("shards") as display, locked(tiles):
+        reporter = ProgressReporter(display)
         extract(make_workload(request), tiles, executor, reporter, preview=True)
     say("3. The manifest")
     _show(tiles / "manifest.json")

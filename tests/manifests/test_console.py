@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import os
-import sys
 
 import pytest
 
-from manifests.console import ProgressLines, exit_codes, printable, progress, stderr_console
+from manifests.console import Display, exit_codes, printable
 from manifests.errors import HistotileError, ManifestError, StoreError
 
 
@@ -75,39 +74,25 @@ def test_control_characters_are_written_out() -> None:
     assert printable("two\nlines") == "two\nlines"
 
 
-def test_progress_lines_come_every_few_seconds_and_at_the_end() -> None:
+def test_a_pipe_gets_a_line_every_few_seconds_and_whatever_is_said() -> None:
     seconds = iter(range(100))
     out = io.StringIO()
-    lines = ProgressLines(
-        "cutting", 2000, "tiles", out, every_s=5, clock=lambda: float(next(seconds))
-    )
-    for _ in range(12):
-        lines.advance(100)
-    lines.note("slide-1 failed: \x1b[31mred")
-    lines.finish()
-    assert out.getvalue().splitlines() == [
-        "cutting: 500 of 2,000 tiles (25 %)",
-        "cutting: 1,000 of 2,000 tiles (50 %)",
-        "slide-1 failed: \\x1b[31mred",
-        "cutting: 1,200 of 2,000 tiles (60 %)",
-    ]
+    with Display("tiles", stream=out, every_s=5, clock=lambda: float(next(seconds))) as display:
+        for done in range(100, 1300, 100):
+            display.update("cutting", done, 2000)
+        display.say("slide-1 failed: \x1b[31mred")
+        display.update("cut", 2000, 2000, now=True)
+    lines = out.getvalue().splitlines()
+    assert lines[-2:] == ["slide-1 failed: \\x1b[31mred", "2,000/2,000 tiles, cut"]
+    assert len(lines) == 4
+    assert all(line.endswith("/2,000 tiles, cutting") for line in lines[:2])
 
 
-def test_progress_over_nothing_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress("cutting", 0, "tiles"):
-        pass
-    assert capsys.readouterr() == ("", "cutting: 0 of 0 tiles (100 %)\n")
-
-
-def test_progress_that_fails_prints_no_last_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def fail() -> None:
-        with progress("cutting", 9, "tiles") as bar:
-            bar.advance(3)
-            raise StoreError("no")
-
-    with pytest.raises(StoreError):
-        fail()
-    assert capsys.readouterr() == ("", "")
+def test_a_total_that_is_not_known_yet_is_left_out() -> None:
+    out = io.StringIO()
+    with Display("tiles", stream=out) as display:
+        display.update("finding tissue", 0, None, now=True)
+    assert out.getvalue() == "finding tissue\n"
 
 
 class Terminal(io.StringIO):
@@ -117,19 +102,21 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_a_bar_with_the_lines_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(os, "environ", {**os.environ, "TERM": "xterm", "COLUMNS": "100"})
-    with progress("cutting [tiles]", 4, "tiles") as bar:
-        bar.advance(3)
-        bar.note("slide-1 [failed]")
-        bar.advance()
+    with Display("tiles", stream=terminal) as display:
+        display.update("cutting [tiles]", 3, 4)
+        display.say("slide-1 [failed]")
+        display.update("cutting [tiles]", 4, 4)
     shown = terminal.getvalue()
     for text in ("cutting [tiles]", "4/4", "slide-1 [failed]"):
         assert text in shown
 
 
-def test_messages_are_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
-    stderr_console().print("[red]not red[/red] :smile:")
-    assert capsys.readouterr() == ("", "[red]not red[/red] :smile:\n")
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["pipe", "terminal"])
+def test_quiet_shows_nothing(stream: io.StringIO) -> None:
+    with Display("tiles", stream=stream, quiet=True, every_s=-1) as display:
+        display.say("hello")
+        display.update("cutting", 1, 2, now=True)
+    assert stream.getvalue() == ""

@@ -6,13 +6,11 @@ Pixels are uint8 RGB, (height, width, 3); a level is told from the next by its d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
 from tiler.errors import PixelReadError
-from tiler.slides.base import Level, Rgb, SlideFacts
+from tiler.slides.base import Level, Rgb, Slide, SlideFacts
 
 BACKGROUND = (200, 210, 220)
 
@@ -44,7 +42,7 @@ def facts_of(
     )
 
 
-class FakeSlide:
+class FakeSlide(Slide):
     """A slide over arrays, see `tiler.slides.base.Slide`; counts its reads."""
 
     def __init__(
@@ -85,17 +83,6 @@ class FakeSlide:
 
     def close(self) -> None:
         """Nothing to release."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class HugeSlide(FakeSlide):

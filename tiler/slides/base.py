@@ -90,7 +90,10 @@ class SlideFacts:
 
 
 class Slide(Protocol):
-    """An open slide. Not picklable, not for use by several threads: open one per task, by path."""
+    """An open slide; readers inherit from it.
+
+    Not picklable, not for use by several threads: open one per task, by path.
+    """
 
     @property
     def facts(self) -> SlideFacts:
@@ -113,14 +116,16 @@ class Slide(Protocol):
         """Release the file handles."""
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        self.close()
 
 
 def mpp_problem(mpp_x: float, mpp_y: float) -> str | None:

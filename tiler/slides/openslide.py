@@ -16,15 +16,14 @@ import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 import openslide
 
 from tiler.errors import PixelReadError, UnreadableSlide
 from tiler.slides import colour, limits, pyramid, resolution, segments
-from tiler.slides.base import Level, Rgb, SlideFacts
+from tiler.slides.base import Level, Rgb, Slide, SlideFacts
 from tiler.slides.resolution import PixelSize
 from tiler.slides.tiffpages import TiffContent, TiffImage
 
@@ -61,7 +60,7 @@ _POWER_TOLERANCE: Final = 1.6
 _FINGERPRINT_CELLS: Final = 64
 
 
-class OpenSlideSlide:
+class OpenSlideSlide(Slide):
     """A slide that OpenSlide reads, see `base.Slide`."""
 
     def __init__(self, path: Path, content: TiffContent | None = None) -> None:
@@ -187,17 +186,6 @@ class OpenSlideSlide:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _levels(handle: openslide.OpenSlide, properties: Mapping[str, str]) -> tuple[Level, ...]:

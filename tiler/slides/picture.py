@@ -10,15 +10,14 @@ import hashlib
 import struct
 import warnings as python_warnings
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 from PIL import Image
 
 from tiler.errors import PixelReadError, UnreadableSlide
 from tiler.slides import colour, limits, pyramid
-from tiler.slides.base import Level, Rgb, SlideFacts
+from tiler.slides.base import Level, Rgb, Slide, SlideFacts
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
@@ -30,7 +29,7 @@ _ORIENTATION_TAG = 0x0112
 _PNG_BIT_DEPTH_AT = 24
 
 
-class PictureSlide:
+class PictureSlide(Slide):
     """A plain picture, see `base.Slide`."""
 
     def __init__(self, path: Path) -> None:
@@ -100,17 +99,6 @@ class PictureSlide:
     def close(self) -> None:
         """Forget the pixels."""
         self._pixels = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _open(path: Path) -> Image.Image:

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tiler.errors import PixelReadError, UnreadableSlide
 from tiler.slides import limits, pyramid, resolution, segments
-from tiler.slides.base import Level, Rgb, SlideFacts
+from tiler.slides.base import Level, Rgb, Slide, SlideFacts
 from tiler.slides.colour import WHITE
 from tiler.slides.resolution import OmeImage, PixelSize
 from tiler.slides.tiffpages import TiffContent, TiffImage
 
 
-class TiffSlide:
+class TiffSlide(Slide):
     """A slide in a TIFF, see `base.Slide`."""
 
     def __init__(self, path: Path, content: TiffContent) -> None:
@@ -88,17 +86,6 @@ class TiffSlide:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _main_image(content: TiffContent, ome: OmeImage | None) -> TiffImage:
