@@ -180,7 +180,8 @@ def resample(
     Output pixel (i, j) is the mean over the rectangle of `scale` input pixels whose top-left corner
     lies at `offset + (i, j) * scale`; input pixels that it covers in part count in part. Where the
     rectangle reaches beyond the region, the mean goes over what is there. Means are rounded to the
-    nearest grey level, halves up; for whole factors by `Image.reduce`, which may fall 0.06 short.
+    nearest grey level, halves up; for whole factors by Pillow's `reduce`, whose means of n pixels
+    may be 0.5 + 0.5 / n grey levels low.
 
     Args:
         region: uint8 (h, w, 3).
