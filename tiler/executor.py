@@ -29,8 +29,11 @@ TASK_DEADLINE_S = 1800
 _CONNECT_S = 30
 """Seconds to wait for a given scheduler."""
 
-_ALLOWED_DEATHS = 1
-"""Worker deaths a task may be near before it is held to be their cause."""
+_ALLOWED_DEATHS = 0
+"""A task whose worker died is not tried again among others, but alone at the end."""
+
+_TASKS_PER_WORKER = 1.0
+"""Tasks that wait do so at the scheduler: one that waits at a worker would share its death."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,31 +116,37 @@ class DaskExecutor:
 
     def run(self, next_task: Callable[[], Task | None]) -> Iterator[Outcome]:
         """See `Executor.run`."""
-        from distributed import as_completed
-
         with contextlib.ExitStack() as stack:
-            client = stack.enter_context(self._client(stack))
-            done = as_completed(raise_errors=False)
-            pending: dict[Any, Task] = {}
+            window = _Window(stack.enter_context(self._client(stack)))
+            suspects: list[Task] = []
+            accused: set[Task] = set()
             while True:
-                room = self._window(client) - len(pending)
-                for task in _take(next_task, room):
-                    future = client.submit(_guarded, task, TASK_DEADLINE_S, pure=False)
-                    pending[future] = task
-                    done.add(future)
-                if not pending:
-                    return
-                future = self._next(done)
-                yield _outcome(pending.pop(future), future)
-                # Released at once: a finished task that its worker's death takes along would rerun.
-                future.release()
+                for task in _take(next_task, self._size(window.client) - len(window)):
+                    window.submit(task)
+                if not len(window):
+                    if not suspects:
+                        self._settle(window.client, died=bool(accused))
+                        return
+                    # Alone, so that another death is its own doing.
+                    window.submit(suspects.pop())
+                outcome = window.next()
+                if isinstance(outcome.error, WorkerDied) and outcome.task not in accused:
+                    accused.add(outcome.task)
+                    suspects.append(outcome.task)
+                    continue
+                yield outcome
 
     def _client(self, stack: contextlib.ExitStack) -> Any:
         import dask
         from distributed import Client, LocalCluster
 
         hush_libraries()
-        settings = {"distributed.scheduler.allowed-failures": _ALLOWED_DEATHS}
+        settings = {
+            "distributed.scheduler.allowed-failures": _ALLOWED_DEATHS,
+            "distributed.scheduler.worker-saturation": _TASKS_PER_WORKER,
+            # Also for workers that replace dead ones, which know nothing of silence_logs.
+            "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
+        }
         stack.enter_context(dask.config.set(settings))
         try:
             if self._scheduler_file is not None:
@@ -160,18 +169,58 @@ class DaskExecutor:
         stack.enter_context(cluster)
         return Client(cluster)
 
-    def _window(self, client: Any) -> int:
+    def _settle(self, client: Any, *, died: bool) -> None:
+        """Let workers that replace dead ones start: stopped half-way they print tracebacks."""
+        if died and self._workers:
+            with contextlib.suppress(TimeoutError):
+                client.wait_for_workers(self._workers, timeout=10)
+
+    def _size(self, client: Any) -> int:
         """Tasks at work and waiting: half as many more than there are workers."""
         workers = self._workers or max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
         return workers + (workers + 1) // 2
 
-    def _next(self, done: Any) -> Any:
+
+class _Window:
+    """The tasks that are with a Dask cluster."""
+
+    def __init__(self, client: Any) -> None:
+        from distributed import as_completed
+
+        self.client = client
+        self._done = as_completed(raise_errors=False)
+        self._tasks: dict[Any, Task] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def submit(self, task: Task) -> None:
+        """Hand a task to the cluster."""
+        future = self.client.submit(_guarded, task, TASK_DEADLINE_S, pure=False)
+        self._tasks[future] = task
+        self._done.add(future)
+
+    def next(self) -> Outcome:
+        """Wait for the next outcome.
+
+        Raises:
+            SchedulerLost: the scheduler went away.
+        """
         from distributed.comm.core import CommClosedError
 
-        try:
-            return next(done)
-        except (CommClosedError, StopIteration) as error:
-            raise SchedulerLost("the Dask scheduler went away; run the command again") from error
+        while True:
+            try:
+                future = next(self._done)
+            except (CommClosedError, StopIteration) as error:
+                raise SchedulerLost("the Dask scheduler went away; run again") from error
+            task = self._tasks.pop(future)
+            outcome = _outcome(task, future)
+            # Released at once: a finished task that its worker's death takes along would rerun.
+            future.release()
+            if outcome is not None:
+                return outcome
+            # Its result was lost with its worker before it got here.
+            self.submit(task)
 
 
 def make_executor(
@@ -235,19 +284,22 @@ def _guarded(task: Task, deadline_s: float) -> Any:
             faulthandler.cancel_dump_traceback_later()
 
 
-def _outcome(task: Task, future: Any) -> Outcome:
-    from distributed import KilledWorker
+def _outcome(task: Task, future: Any) -> Outcome | None:
+    """How a finished future ended; None if its result is lost and must be computed anew."""
+    from distributed import CancelledError, KilledWorker
 
-    if future.status == "finished":
+    if future.status not in ("finished", "error"):
+        return None
+    try:
         return Outcome(task, future.result())
-    if future.status != "error":
-        raise SchedulerLost("the Dask scheduler dropped a task; run the command again")
-    error = future.exception()
-    if isinstance(error, KilledWorker):
+    except KilledWorker as error:
         died = WorkerDied(
-            "the process that worked on it was killed more than once: "
+            "the process that worked on it was killed, and again when it worked on nothing else: "
             "the file crashes its decoder, takes too much memory, or hangs"
         )
         return Outcome(task, None, died, str(error))
-    lines = traceback.format_exception(type(error), error, future.traceback())
-    return Outcome(task, None, error, "".join(lines))
+    except CancelledError:
+        return None
+    except Exception as error:  # noqa: BLE001 - whatever a slide raises is that slide's failure
+        lines = traceback.format_exception(type(error), error, error.__traceback__)
+        return Outcome(task, None, error, "".join(lines))

@@ -27,7 +27,7 @@ from tiler.grid import Ints
 from tiler.oddities import oddities
 from tiler.options import TileSpec
 from tiler.pixels import Overview, TileCutter, read_overview
-from tiler.plan import ReadPlan, SlideMpp, TilePlan, plan_read, plan_tiles, slide_mpp
+from tiler.plan import ReadPlan, SlideMpp, TileMask, TilePlan, plan_read, plan_tiles, slide_mpp
 from tiler.roi import EXCLUDE_CLASSES, Rois, load_rois
 from tiler.slides import Slide, SlideFacts, Source, open_slide, source_token
 from tiler.slides.base import Rgb
@@ -115,10 +115,8 @@ def survey_slide(slide: Slide, job: SlideJob) -> Survey:
     overview = read_overview(slide, mpp.mpp)
     mask = _allowed(facts, overview, job)
     everything = not job.spec.tissue and job.roi is None
-    plans = tuple(
-        plan_tiles(facts, read, job.spec, None if everything else mask, facts.fingerprint)
-        for read in reads
-    )
+    where = None if everything else TileMask(mask, overview.l0_per_px)
+    plans = tuple(plan_tiles(facts, read, job.spec, where, facts.fingerprint) for read in reads)
     warnings = [*facts.warnings, *oddities(overview.pixels)]
     if mpp.warning:
         warnings.append(mpp.warning)
@@ -134,10 +132,8 @@ def _allowed(facts: SlideFacts, overview: Overview, job: SlideJob) -> npt.NDArra
         found = find_tissue(overview.pixels, overview.mpp, background=facts.background)
         mask = found.tissue
     if job.roi is not None:
-        finest = facts.levels[0]
-        per_px = (finest.width / shape[1], finest.height / shape[0])
         rois = _rois(facts, job.roi, job.roi_exclude)
-        mask = mask & rois.rasterise((shape[0], shape[1]), *per_px)
+        mask = mask & rois.rasterise((shape[0], shape[1]), *overview.l0_per_px)
     return mask
 
 
@@ -195,6 +191,7 @@ def _write_plan(writer: StoreWriter, job: SlideJob, survey: Survey, token: str) 
     attributes = store_attributes(job.spec_json(), source_json(survey, token))
     attributes["groups"] = [plan.read.group for plan in survey.plans]
     attributes["warnings"] = list(survey.warnings)
+    attributes["overview_l0_per_px"] = list(survey.overview.l0_per_px)
     replace_store(writer, attributes["uuid"], job.overwrite)
     writer.plan(
         attributes,
@@ -317,13 +314,12 @@ def draw_store_preview(job: FinishJob) -> None:
     l0_xy: Ints = np.stack([group.column("x"), group.column("y")], axis=1)
     l0_rects = np.concatenate([l0_xy, np.broadcast_to(size, l0_xy.shape)], axis=1)
     thumbnail = store.picture("thumbnail")
-    height, width = thumbnail.shape[:2]
-    source = store.attributes["source"]
+    l0_per_px_x, l0_per_px_y = store.attributes["overview_l0_per_px"]
     picture = draw_preview(
         thumbnail.astype(np.uint8),
         store.picture("tissue_mask").astype(np.bool_),
         l0_rects,
-        (source["width"] / width, source["height"] / height),
+        (l0_per_px_x, l0_per_px_y),
         slide_id=job.id,
         mpp=group.mpp[0],
     )

@@ -253,6 +253,8 @@ class Overview:
     """uint8 (h, w, 3)."""
     mpp: float
     """µm per pixel of the overview, mean of x and y."""
+    l0_per_px: tuple[float, float]
+    """Level-0 pixels per pixel of the overview, (x, y); its last row and column may hold less."""
 
 
 def read_overview(
@@ -271,8 +273,8 @@ def read_overview(
     level_mpp = mpp[0] * levels[number].downsample_x
     factor = max(1, math.floor(target / level_mpp + 0.05))
     pixels = _reduce_level(CellCache(slide, number), factor)
-    height, width, _ = pixels.shape
-    return Overview(pixels, (mpp[0] * finest.width / width + mpp[1] * finest.height / height) / 2)
+    per_px = (factor * levels[number].downsample_x, factor * levels[number].downsample_y)
+    return Overview(pixels, (mpp[0] * per_px[0] + mpp[1] * per_px[1]) / 2, per_px)
 
 
 def _reduce_level(cache: CellCache, factor: int) -> Rgb:

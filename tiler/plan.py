@@ -128,7 +128,8 @@ def plan_read(levels: tuple[Level, ...], mpp: Pair, requested: float, spec: Tile
         if not fine and not spec.allow_upsample:
             raise UnknownResolution(
                 f"the finest level has {max(mpp):.4g} µm/px, coarser than the requested "
-                f"{requested:g}; ask for a larger --mpp, or accept blur with --allow-upsample"
+                f"{requested:g} by more than {100 * spec.mpp_tolerance:g} %; ask for a larger "
+                "--mpp or --mpp-tolerance, or accept blur with --allow-upsample"
             )
         level = max(fine, key=lambda i: level_mpps[i][0]) if fine else 0
         scale = (requested / level_mpps[level][0], requested / level_mpps[level][1])
@@ -139,6 +140,16 @@ def plan_read(levels: tuple[Level, ...], mpp: Pair, requested: float, spec: Tile
 
 
 _EPSILON = 1e-9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TileMask:
+    """Where tiles may lie, as a picture of the slide from its top-left corner."""
+
+    pixels: npt.NDArray[np.bool_]
+    """bool (h, w)."""
+    l0_per_px: Pair
+    """Level-0 pixels per pixel of the mask, (x, y)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,20 +177,20 @@ def plan_tiles(
     facts: SlideFacts,
     read: ReadPlan,
     spec: TileSpec,
-    mask: npt.NDArray[np.bool_] | None,
+    mask: TileMask | None,
     draw_key: str,
 ) -> TilePlan:
     """Choose the tiles of one resolution.
 
     Args:
-        mask: bool (h, w) over the whole of level 0: where tiles may lie. None: everywhere.
+        mask: where tiles may lie. None: everywhere.
         draw_key: tells this slide from others in a draw of `spec.max_tiles`.
     """
     origin, extent = _bounds_on_level(facts, read)
     grid = make_grid(origin, extent, read.l0_per_px, spec.tile_size, spec.step, spec.edge)
     column, row = grid.cells()
     l0_xy = grid.l0_positions(column, row)
-    share = _mask_share(facts, mask, l0_xy, grid.l0_size)
+    share = _mask_share(mask, l0_xy, grid.l0_size)
     kept = np.flatnonzero((share > 0) & (share >= spec.min_tissue - _EPSILON))
     dropped = {"edge": grid.dropped_at_edge, "tissue": len(share) - len(kept), "max_tiles": 0}
     if spec.max_tiles is not None and len(kept) > spec.max_tiles:
@@ -207,14 +218,10 @@ _SNAP = 0.01
 """Downsamples are ratios of rounded sizes: a level may be this much of a pixel short."""
 
 
-def _mask_share(
-    facts: SlideFacts, mask: npt.NDArray[np.bool_] | None, l0_xy: Ints, l0_size: Pair
-) -> npt.NDArray[np.float64]:
+def _mask_share(mask: TileMask | None, l0_xy: Ints, l0_size: Pair) -> npt.NDArray[np.float64]:
     if mask is None:
         return np.ones(len(l0_xy))
-    height, width = mask.shape
-    to_mask = np.array([width / facts.levels[0].width, height / facts.levels[0].height])
     rects = np.empty((len(l0_xy), 4), dtype=np.float64)
-    rects[:, :2] = l0_xy * to_mask
-    rects[:, 2:] = np.asarray(l0_size) * to_mask
-    return tissue_share(mask, rects)
+    rects[:, :2] = l0_xy / np.asarray(mask.l0_per_px)
+    rects[:, 2:] = np.asarray(l0_size) / np.asarray(mask.l0_per_px)
+    return tissue_share(mask.pixels, rects)

@@ -376,7 +376,7 @@ class TestOverview:
         assert overview.pixels.shape[0] * overview.pixels.shape[1] <= 8 * 15, (
             "a little more for the edges"
         )
-        assert overview.mpp == pytest.approx((400 / 15 + 200 / 8) / 4)
+        assert overview.mpp == 14.0
 
     def test_a_slide_without_a_pyramid_is_walked_in_strips(self) -> None:
         most = 0
@@ -428,3 +428,15 @@ class TestRealSlide:
         for tile, (x, y) in zip(tiles, l0_xy.tolist(), strict=True):
             region = whole[y : y + 450, x : x + 450]
             assert abs(tile - averaged(region, (0, 0), read.scale, 224)).max() <= ROUNDING
+
+
+def test_an_overview_of_odd_size_knows_where_its_pixels_lie() -> None:
+    """The last column holds what is left over: its share of the slide is smaller than its place."""
+    pixels = noise(330, 1001)
+    pixels[:, 992:] = 0
+    slide = FakeSlide([pixels], cell=(64, 64))
+    overview = read_overview(slide, (0.5, 0.5))
+    assert overview.pixels.shape[:2] == (21, 63)
+    assert overview.l0_per_px == (16.0, 16.0)
+    assert overview.pixels[:, 62].max() == 0
+    assert overview.pixels[:, 61].min() > 0

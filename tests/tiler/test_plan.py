@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.tiler.fakes import facts_of
 from tiler.errors import UnknownResolution
 from tiler.options import Edge, TileSpec
-from tiler.plan import ReadPlan, TilePlan, plan_read, plan_tiles, slide_mpp
+from tiler.plan import ReadPlan, TileMask, TilePlan, plan_read, plan_tiles, slide_mpp
 from tiler.slides.base import Level
 
 RELAXED = settings(deadline=None)
@@ -128,8 +128,8 @@ class TestLevel:
 
     def test_upsampling_is_refused_with_what_to_do(self) -> None:
         message = (
-            "the finest level has 0.25 µm/px, coarser than the requested 0.2; ask for a larger "
-            "--mpp, or accept blur with --allow-upsample"
+            "the finest level has 0.25 µm/px, coarser than the requested 0.2 by more than 1 %; "
+            "ask for a larger --mpp or --mpp-tolerance, or accept blur with --allow-upsample"
         )
         with pytest.raises(UnknownResolution) as caught:
             plan_read(LEVELS, (0.25, 0.25), 0.2, TileSpec((0.2,)))
@@ -194,7 +194,10 @@ def planned(
 ) -> TilePlan:
     facts = facts_of(levels, (0.25, 0.25), bounds)
     read = plan_read(levels, (0.25, 0.25), spec.mpps[0], spec)
-    return plan_tiles(facts, read, spec, mask, key)
+    if mask is None:
+        return plan_tiles(facts, read, spec, None, key)
+    per_px = (levels[0].width / mask.shape[1], levels[0].height / mask.shape[0])
+    return plan_tiles(facts, read, spec, TileMask(mask, per_px), key)
 
 
 def corners(plan: TilePlan) -> set[tuple[int, int]]:
