@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from manifests.tcga import parse_barcode
@@ -73,10 +73,11 @@ def make_workload(request: Request) -> Workload:
         TilerError: a path does not exist, there is nothing to do, or the request contradicts
             itself.
     """
+    asked, request = request, _from_anywhere(request)
     works, ignored = _packed(request) if request.packed else _slides(request)
     kinds = [work.job.source.kind for work in works if isinstance(work.job, SlideJob)]
     if not works:
-        names = ", ".join(str(path) for path in request.paths)
+        names = ", ".join(str(path) for path in asked.paths)
         kind = "picture" if request.packed else "slide"
         raise TilerError(f"there is no {kind} in {names}")
     notes = []
@@ -92,6 +93,16 @@ def make_workload(request: Request) -> Workload:
     if unused := request.table.unused():
         notes.append(f"{len(unused)} rows of the slides table match no slide: {_some(unused)}")
     return Workload(tuple(sorted(works, key=lambda work: work.job.id)), tuple(notes))
+
+
+def _from_anywhere(request: Request) -> Request:
+    """The same request with absolute paths: workers may run in another folder."""
+    return replace(
+        request,
+        paths=tuple(path.absolute() for path in request.paths),
+        out=request.out.absolute(),
+        roi=None if request.roi is None else request.roi.absolute(),
+    )
 
 
 _MANY_PICTURES = 50
@@ -154,7 +165,7 @@ def _curated(request: Request, row: Row | None, name: str) -> dict[str, str]:
 
 def _roi_of(request: Request, source: Source, row: Row | None) -> Path | None:
     if row is not None and row.roi is not None:
-        return request.table.folder / row.roi
+        return (request.table.folder / row.roi).absolute()
     if request.roi is None or not request.roi.is_dir():
         return request.roi
     fitting = [request.roi / f"{source.name}{end}" for end in (".geojson", ".json")]

@@ -148,7 +148,7 @@ class _Run:
         self.begun = time.monotonic()
         self.result = RunResult()
         self._slides = {work.job.id: _Slide(work) for work in works}
-        self._preview = out / "preview" if preview else None
+        self._preview = (out / "preview").absolute() if preview else None
         self._ready: deque[tuple[str, Task]] = deque()
         self._unplanned: deque[str] = deque()
         self._owner: dict[Task, str] = {}

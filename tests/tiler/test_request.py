@@ -435,3 +435,15 @@ class TestPacked:
         jpegs(folder, "lung_n/4.jpeg")
         specs.append(packed(folder)[0].spec_json())
         assert all(one != other for i, one in enumerate(specs) for other in specs[:i])
+
+
+def test_jobs_hold_absolute_paths_because_workers_may_run_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides" / "a.svs").write_bytes(b"II*\0")
+    monkeypatch.chdir(tmp_path)
+    (work,) = make_workload(Request((Path("slides"),), Path("tiles"), TileSpec((0.5,)))).works
+    assert work.job.source.path == tmp_path / "slides" / "a.svs"
+    assert work.job.store == tmp_path / "tiles" / "a.zarr"
+    assert all(file.is_absolute() for file in work.job.source.files)
