@@ -177,7 +177,7 @@ class DaskExecutor:
 
     def _size(self, client: Any) -> int:
         """Tasks at work and waiting: half as many more than there are workers."""
-        workers = self._workers or max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+        workers = self._workers or max(1, len(client.nthreads()))
         return workers + (workers + 1) // 2
 
 
