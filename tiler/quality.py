@@ -18,7 +18,6 @@ import numpy.typing as npt
 from tiler.slides.base import Rgb
 
 Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float32]
 
 COLUMNS: Mapping[str, str] = MappingProxyType(
     {
@@ -41,9 +40,6 @@ FLAT_BLOCK = 8
 
 FLAT_DEVIATION = 1.5
 """Standard deviation of block means, in grey levels, below which a tile has nothing to focus on."""
-
-INKS = ("blue", "green", "red", "black")
-"""Marker inks in the order of `ink_masks`."""
 
 _LUMA = (77, 150, 29)
 _LUMA_ONE = 256
@@ -94,25 +90,6 @@ def measure(tile: Rgb) -> Quality:
     )
 
 
-def measure_all(tiles: Rgb) -> dict[str, Floats]:
-    """Measure many tiles.
-
-    Args:
-        tiles: uint8 (n, height, width, 3).
-
-    Returns:
-        The columns of `COLUMNS`, in order, each float32 (n,) in [0, 1].
-
-    Raises:
-        ValueError: not uint8 RGB tiles.
-    """
-    found = [measure(tile) for tile in tiles]
-    return {
-        name: np.array([getattr(quality, name) for quality in found], dtype=np.float32)
-        for name in COLUMNS
-    }
-
-
 def ink_masks(pixels: Rgb) -> tuple[Bools, Bools, Bools, Bools]:
     """Tell pixels with the colour of marker ink.
 
@@ -125,7 +102,7 @@ def ink_masks(pixels: Rgb) -> tuple[Bools, Bools, Bools, Bools]:
         pixels: uint8 (..., 3).
 
     Returns:
-        Four bool arrays (...), in the order of `INKS`.
+        Four bool arrays (...): blue, green, red and black ink.
     """
     r, g, b = (pixels[..., channel].astype(np.int16) for channel in range(3))
     highest = np.maximum(np.maximum(r, g), b)

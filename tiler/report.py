@@ -70,6 +70,7 @@ def result_json(result: RunResult, entries: Sequence[StoreEntry]) -> Json:
         "tiles": sum(entry.tiles for entry in entries),
         "bytes": sum(entry.bytes for entry in entries),
         "new_tiles": result.tiles,
+        "native_tiles_decoded": result.decoded,
         "seconds": round(result.seconds, 3),
         "tiles_per_second": round(result.tiles / max(1e-3, result.seconds), 1),
         "dropped": _dropped(entries),
