@@ -45,6 +45,7 @@ from tiler.extract import (
 from tiler.outcomes import Failure, entry_of, failure_of, write_outcomes
 from tiler.packed import PackedJob, cut_packed_shard, is_packed, plan_packed
 from tiler.request import Work, Workload
+from tiler.slides.discover import PREVIEW_FOLDER
 
 
 class DiskFull(TilerError):
@@ -148,7 +149,7 @@ class _Run:
         self.begun = time.monotonic()
         self.result = RunResult()
         self._slides = {work.job.id: _Slide(work) for work in works}
-        self._preview = (out / "preview").absolute() if preview else None
+        self._preview = (out / PREVIEW_FOLDER).absolute() if preview else None
         self._ready: deque[tuple[str, Task]] = deque()
         self._unplanned: deque[str] = deque()
         self._owner: dict[Task, str] = {}

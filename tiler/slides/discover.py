@@ -22,6 +22,8 @@ SLIDE_SUFFIXES: Final = frozenset(
     | {".tif", ".tiff", ".btf", ".tf8", ".qptiff"}
 )
 PICTURE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg"})
+PREVIEW_FOLDER: Final = "preview"
+"""Where a run draws what a person checks, beside its stores."""
 _TILE_SUFFIXES: Final = PICTURE_SUFFIXES | {".tif", ".tiff"}
 
 _PICTURE_STARTS: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
@@ -62,16 +64,17 @@ def find_sources(paths: Sequence[Path]) -> Sources:
     """Expand files and folders into slides and pictures.
 
     A file that is named itself is always a source, so that it is opened and its trouble reported.
-    In folders, searched to any depth, files are taken by suffix or by content; hidden files and
-    the insides of `.zarr` stores are passed over.
+    In folders, searched to any depth, files are taken by suffix or by content; hidden files, the
+    insides of `.zarr` stores, and the previews beside them are passed over.
 
     Raises:
-        TilerError: a path does not exist, or a folder cannot be listed.
+        TilerError: a path does not exist, is a Zarr store, or is a folder that cannot be listed.
     """
     found: dict[str, Source] = {}
     ignored: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
+            _refuse_store(path)
             sources, others = _in_folder(path)
         elif path.exists():
             sources, others = [_named(path)], []
@@ -91,10 +94,11 @@ def find_pictures(folder: Path) -> tuple[list[Path], list[Path]]:
         forward slashes. Hidden files are in neither list.
 
     Raises:
-        TilerError: `folder` is no folder, or one in it cannot be listed.
+        TilerError: `folder` is no folder, is a Zarr store, or one in it cannot be listed.
     """
     if not folder.is_dir():
         raise TilerError(f"{folder} is no folder")
+    _refuse_store(folder)
     pictures: list[Path] = []
     ignored: list[Path] = []
     for place in _folders(folder):
@@ -109,6 +113,12 @@ def find_pictures(folder: Path) -> tuple[list[Path], list[Path]]:
         return path.relative_to(folder).as_posix()
 
     return sorted(pictures, key=order), sorted(ignored, key=order)
+
+
+def _refuse_store(folder: Path) -> None:
+    """The chunks in a store begin like pictures, but are none."""
+    if (folder / "zarr.json").is_file():
+        raise TilerError(f"{folder} is a Zarr store; give the slides that it was made from")
 
 
 def source_token(source: Source) -> str:
@@ -132,11 +142,12 @@ def source_token(source: Source) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """One visited folder: its visible files, and the Zarr stores that were not entered."""
+    """One visited folder: its visible files, and the folders that were not entered."""
 
     path: Path
     files: list[Path]
     stores: list[Path]
+    """Zarr stores, and the folder of their previews: an output folder may lie among the slides."""
 
 
 def _folders(folder: Path) -> Iterator[_Folder]:
@@ -159,16 +170,18 @@ def _folders(folder: Path) -> Iterator[_Folder]:
 
 
 def _list(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """Return the visible files, folders and Zarr stores of a folder, each sorted."""
+    """Return the visible files, the folders to enter, and those not to, each sorted."""
     try:
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
         folders = [path for path in paths if path.is_dir()]
     except OSError as error:
         raise TilerError(f"{folder} cannot be listed: {error.strerror}") from error
-    stores = [path for path in folders if path.suffix == ".zarr"]
-    is_folder = set(folders)
+    closed = [path for path in folders if path.suffix == ".zarr"]
+    if closed:
+        closed += [path for path in folders if path.name == PREVIEW_FOLDER]
+    is_folder, is_closed = set(folders), set(closed)
     files = [path for path in paths if path not in is_folder]
-    return files, [path for path in folders if path.suffix != ".zarr"], stores
+    return files, [path for path in folders if path not in is_closed], closed
 
 
 def _in_folder(folder: Path) -> tuple[list[Source], list[Path]]:

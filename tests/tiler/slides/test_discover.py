@@ -51,6 +51,32 @@ def test_a_folder_is_searched_by_suffix_and_by_content(tmp_path: Path) -> None:
     assert {path.name for path in found.ignored} == {"labels.csv", "old.zarr"}
 
 
+def test_an_output_folder_among_the_slides_is_passed_over(tmp_path: Path) -> None:
+    fill(
+        tmp_path,
+        {
+            "a.svs": TIFF,
+            "preview/a.png": PNG,
+            "tiles/a.zarr/zarr.json": b"{}",
+            "tiles/manifest.json": b"{}",
+            "tiles/preview/a.png": PNG,
+        },
+    )
+    assert [s.path.relative_to(tmp_path).as_posix() for s in find_sources([tmp_path]).found] == [
+        "a.svs",
+        "preview/a.png",  # beside no store: somebody's own
+    ]
+    pictures, _ = find_pictures(tmp_path)
+    assert [path.name for path in pictures] == ["a.svs", "a.png"]
+
+
+def test_a_store_is_no_folder_of_pictures(tmp_path: Path) -> None:
+    fill(tmp_path, {"a.zarr/zarr.json": b"{}", "a.zarr/thumbnail/c.0.0.0": JPEG})
+    for find in (lambda path: find_sources([path]), find_pictures):
+        with pytest.raises(TilerError, match="is a Zarr store"):
+            find(tmp_path / "a.zarr")
+
+
 def test_a_named_file_is_always_a_source_and_counts_once(tmp_path: Path) -> None:
     fill(tmp_path, {"notes.txt": b"x", "a.svs": TIFF})
     (tmp_path / "link.svs").symlink_to(tmp_path / "a.svs")
