@@ -244,6 +244,18 @@ def is_committed(path: Path) -> bool:
     return True
 
 
+def is_complete(path: Path) -> bool:
+    """Whether a store is committed and all its files are there, each as long as committed.
+
+    What is in the files is checked when it is read.
+    """
+    try:
+        files = _read_commit(path)["files"]
+        return all((path / name).stat().st_size == size for name, (size, _) in files.items())
+    except (StoreError, OSError):
+        return False
+
+
 def _read_commit(path: Path) -> dict[str, Any]:
     file = path / layout.COMMIT_FILE
     try:
@@ -280,4 +292,5 @@ __all__ = [
     "TileGroup",
     "TileStore",
     "is_committed",
+    "is_complete",
 ]

@@ -44,8 +44,16 @@ class StoreWriter:
         self.path = path
 
     def is_planned(self) -> bool:
-        """Whether `plan` has finished: then the store can be continued."""
+        """Whether `plan` has finished; the store may have been committed since."""
         return (self.path / "zarr.json").is_file()
+
+    def is_begun(self) -> bool:
+        """Whether the store was planned and waits for shards; not so if it was once committed."""
+        return (
+            self.is_planned()
+            and (self.path / layout.PARTS_FOLDER).is_dir()
+            and not (self.path / layout.COMMIT_FILE).exists()
+        )
 
     def attributes(self) -> dict[str, Json]:
         """The store's attributes, as planned."""

@@ -95,7 +95,9 @@ class TileLoader:
                     ) from error
                 damaged.append((slide.id, tile))
             tile = self._sampler.substitute(draw, attempt).tile
-        raise StoreError(f"no tile of {store.path} can be read; run histotile on that slide again")
+        raise StoreError(
+            f"no tile of {store.path} can be read; delete that store and cut the slide again"
+        )
 
 
 def _check_sources(store: TileStore, slide: Slide, tile_size: int) -> None:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from manifests.codec import TileCodec
 from manifests.files import Json, remove_temporaries, spec_hash
 from manifests.layout import FORMAT_VERSION, STORE_FORMAT
-from manifests.store import TileStore, is_committed
+from manifests.store import TileStore, is_complete
 from manifests.writer import StoreWriter
 from tiler import quality
 from tiler.errors import SlideError
@@ -155,7 +155,7 @@ def plan_slide(job: SlideJob) -> list[ShardJob]:
     writer = StoreWriter(job.store)
     remove_temporaries(job.store)
     token = source_token(job.source)
-    if not (writer.is_planned() and _is_plan_of(writer.attributes()["source"], job, token)):
+    if not (writer.is_begun() and _is_plan_of(writer.attributes()["source"], job, token)):
         with open_slide(job.source.path) as slide:
             survey = survey_slide(slide, job)
         _write_plan(writer, job, survey, token)
@@ -181,8 +181,8 @@ def same_mpp(source: Json, table_mpp: float | None, assumed_mpp: float | None) -
 
 
 def is_finished(job: SlideJob) -> bool:
-    """Whether a job's store is committed, and still says what its slide and the user say."""
-    if not is_committed(job.store):
+    """Whether a job's store is complete, and still says what its slide and the user say."""
+    if not is_complete(job.store):
         return False
     return _is_plan_of(StoreWriter(job.store).attributes()["source"], job, source_token(job.source))
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from manifests.codec import Rgb
 from manifests.files import Json, canonical_json, remove_temporaries
 from manifests.layout import TilesLayout
-from manifests.store import is_committed
+from manifests.store import is_complete
 from manifests.writer import GroupPlan, StoreWriter
 from tiler.errors import SlideError
 from tiler.extract import ShardDone, ShardJob, encode_tiles, replace_store, store_attributes
@@ -81,8 +81,8 @@ class PackedJob:
 
 
 def is_packed(job: PackedJob) -> bool:
-    """Whether a job's store is committed, and its pictures are still what they were."""
-    if not is_committed(job.store):
+    """Whether a job's store is complete, and its pictures are still what they were."""
+    if not is_complete(job.store):
         return False
     source = StoreWriter(job.store).attributes()["source"]
     return bool(source["token"] == source_token(job.source))
@@ -103,7 +103,7 @@ def plan_packed(job: PackedJob) -> list[ShardJob]:
     writer = StoreWriter(job.store)
     remove_temporaries(job.store)
     token = source_token(job.source)
-    if not (writer.is_planned() and writer.attributes()["source"]["token"] == token):
+    if not (writer.is_begun() and writer.attributes()["source"]["token"] == token):
         _write_plan(writer, job, token)
     # Without the list of files: a job should stay small.
     folder = replace(job.source, files=())

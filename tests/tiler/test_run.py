@@ -306,6 +306,30 @@ def test_a_damaged_store_is_named_not_overwritten(slide: Path, tmp_path: Path) -
         go([slide], out)
 
 
+@pytest.mark.parametrize(
+    "lost", ["commit.json", "0.5/tiles/c.0.0.0.0", "0.5/x/c.0", "0.5/focus/zarr.json", "thumbnail"]
+)
+def test_a_finished_store_that_lost_a_file_is_cut_again(
+    slide: Path, tmp_path: Path, lost: str
+) -> None:
+    out = tmp_path / "out"
+    go([slide], out)
+    before = contents(out)
+    item = out / "tissue.zarr" / lost
+    shutil.rmtree(item) if item.is_dir() else item.unlink()
+    assert go([slide], out)[0].statuses == {"tissue": "done"}
+    assert contents(out) == before
+
+
+def test_a_commit_record_that_is_no_json_is_none(slide: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    go([slide], out)
+    before = contents(out)
+    (out / "tissue.zarr" / "commit.json").write_text("{")
+    assert go([slide], out)[0].statuses == {"tissue": "done"}
+    assert contents(out) == before
+
+
 def test_previews_are_drawn_for_new_and_for_finished_stores(slide: Path, tmp_path: Path) -> None:
     from PIL import Image
 
