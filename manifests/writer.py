@@ -55,6 +55,11 @@ class StoreWriter:
             and not (self.path / layout.COMMIT_FILE).exists()
         )
 
+    def is_own(self) -> bool:
+        """Whether files lie here that only a store of histotile has."""
+        own = (layout.COMMIT_FILE, layout.PARTS_FOLDER)
+        return any((self.path / name).exists() for name in own)
+
     def attributes(self) -> dict[str, Json]:
         """The store's attributes, as planned."""
         found: dict[str, Json] = json.loads((self.path / "zarr.json").read_bytes())["attributes"]
@@ -98,8 +103,7 @@ class StoreWriter:
         """Empty the store's folder, the files that make it a store for readers first."""
         if not self.path.is_dir() or not any(self.path.iterdir()):
             return
-        own = ("zarr.json", layout.COMMIT_FILE, layout.PARTS_FOLDER)
-        if not any((self.path / name).exists() for name in own):
+        if not (self.is_planned() or self.is_own()):
             raise StoreError(f"{self.path} holds files that are no store; give another folder")
         # Stays till the end, so that a folder that was half emptied is still known as a store.
         (self.path / layout.PARTS_FOLDER).mkdir(exist_ok=True)

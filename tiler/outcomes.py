@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from manifests.errors import ManifestError
 from manifests.files import Json, pretty_json, write_atomic
 from manifests.jsonfile import load_manifest, save_manifest
 from manifests.model import Manifest, Resolution, SlideInfo, StoreEntry
@@ -88,25 +89,40 @@ def _without(folders: Sequence[str], text: str) -> str:
 def write_outcomes(
     out: Path, works: Sequence[Work], statuses: Mapping[str, str], failures: Sequence[Failure]
 ) -> None:
-    """Write the manifest and the failures, keeping entries of slides that are not of this run."""
+    """Write the manifest and the failures.
+
+    Entries of slides that are not of this run are kept, and so are people's own keys (`x-…`).
+    """
     reasons = {failure.id: failure.reason for failure in failures}
-    entries = {entry.id: entry for entry in _earlier(out)}
+    earlier = earlier_manifest(out)
+    entries = {entry.id: entry for entry in earlier.stores}
     for work in works:
-        status = statuses.get(work.job.id)
-        if status == "failed":
-            entries[work.job.id] = _failed_entry(work, reasons[work.job.id])
-        elif status is not None:
-            entries[work.job.id] = entry_of(work)
-    save_manifest(Manifest(tuple(entries.values())), out / MANIFEST_FILE)
+        name, status = work.job.id, statuses.get(work.job.id)
+        if status is None:
+            continue
+        entry = _failed_entry(work, reasons[name]) if status == "failed" else entry_of(work)
+        own_keys = entries[name].extra if name in entries else {}
+        entries[name] = replace(entry, extra=own_keys)
+    save_manifest(replace(earlier, stores=tuple(entries.values())), out / MANIFEST_FILE)
     ended = {work.job.id for work in works if work.job.id in statuses}
     kept = [f for f in _earlier_failures(out) if f["id"] in entries and f["id"] not in ended]
     listed = sorted([*kept, *map(asdict, failures)], key=lambda failure: failure["id"])
     write_atomic(out / FAILURES_FILE, pretty_json({"failures": listed}))
 
 
-def _earlier(out: Path) -> tuple[StoreEntry, ...]:
+def earlier_manifest(out: Path) -> Manifest:
+    """The manifest of earlier runs; one without entries if there was none.
+
+    Raises:
+        ManifestError: it cannot be read, so nothing of it could be kept.
+    """
     file = out / MANIFEST_FILE
-    return load_manifest(file).stores if file.exists() else ()
+    try:
+        return load_manifest(file) if file.exists() else Manifest(())
+    except ManifestError as error:
+        raise ManifestError(
+            f"{error}; repair it, or move it away and run again to have it written anew"
+        ) from error
 
 
 def _earlier_failures(out: Path) -> list[dict[str, Any]]:

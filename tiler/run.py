@@ -42,7 +42,7 @@ from tiler.extract import (
     is_finished,
     plan_slide,
 )
-from tiler.outcomes import Failure, entry_of, failure_of, write_outcomes
+from tiler.outcomes import Failure, earlier_manifest, entry_of, failure_of, write_outcomes
 from tiler.packed import PackedJob, cut_packed_shard, is_packed, plan_packed
 from tiler.request import Work, Workload
 from tiler.slides.discover import PREVIEW_FOLDER
@@ -114,9 +114,11 @@ def extract(
     Raises:
         SpecMismatch: a store was made with other settings, and `overwrite` is not set.
         OutputBusy: another run is writing to `out`.
+        ManifestError: `out` has a manifest that cannot be read.
         DiskFull, SchedulerLost: the run stopped early; running it again continues it.
         KeyboardInterrupt: as above; the manifest then says what is finished.
     """
+    earlier_manifest(out)  # a damaged one is better refused before the work than after
     run = _Run(workload.works, out, preview)
     remove_temporaries_of_run(out)
     run.find_finished(overwrite)
@@ -161,7 +163,7 @@ class _Run:
         mismatches = []
         for name, slide in self._slides.items():
             job = slide.work.job
-            found = _stored_spec(job.store)
+            found = _stored_spec(job.store, overwrite)
             if found is not None and found != job.spec_json():
                 if not overwrite:
                     mismatches.append(_describe_mismatch(name, found, job.spec_json()))
@@ -264,16 +266,26 @@ class _Run:
         reporter.ended(name, "failed", failure.reason)
 
 
-def _stored_spec(store: Path) -> dict[str, Json] | None:
-    """The spec of a store that is there, whole or begun; None if there is none."""
+def _stored_spec(store: Path, overwrite: bool) -> dict[str, Json] | None:
+    """The spec of a store that is there, whole or begun; None if there is none.
+
+    Of a damaged store that may be overwritten it is empty.
+
+    Raises:
+        StoreError: it is no store of histotile, or damaged and to be kept.
+    """
     writer = StoreWriter(store)
     if not writer.is_planned():
         return None
     try:
         spec: dict[str, Json] = writer.attributes()["spec"]
     except (ValueError, KeyError) as error:
+        if not writer.is_own():
+            raise StoreError(f"{store} is not a store of histotile; move it away") from error
+        if overwrite:
+            return {}
         raise StoreError(
-            f"{store} is not a store of histotile, or is damaged; move it away or --overwrite"
+            f"{store} is damaged; give --overwrite to cut it anew, or move it away"
         ) from error
     return spec
 

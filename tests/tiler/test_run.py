@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from manifests import Manifest, StoreError, TileStore, load_manifest
+from manifests import Manifest, ManifestError, StoreError, TileStore, load_manifest, save_manifest
 from manifests.codec import TileCodec
 from manifests.writer import StoreWriter
 from tiler import run
@@ -304,6 +304,47 @@ def test_a_damaged_store_is_named_not_overwritten(slide: Path, tmp_path: Path) -
     (out / "tissue.zarr" / "zarr.json").write_text("{}")
     with pytest.raises(StoreError, match="damaged"):
         go([slide], out)
+
+
+@pytest.mark.parametrize("damage", ["{", "{}"])
+def test_overwrite_cuts_a_damaged_store_anew(slide: Path, tmp_path: Path, damage: str) -> None:
+    out = tmp_path / "out"
+    go([slide], out)
+    before = contents(out)
+    (out / "tissue.zarr" / "zarr.json").write_text(damage)
+    assert go([slide], out, overwrite=True)[0].statuses == {"tissue": "done"}
+    assert contents(out) == before
+
+
+def test_not_even_overwrite_deletes_what_is_no_store_of_histotile(
+    slide: Path, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "out" / "tissue.zarr"
+    foreign.mkdir(parents=True)
+    (foreign / "zarr.json").write_text('{"attributes": {"ome": {}}}')
+    with pytest.raises(StoreError, match="is not a store of histotile"):
+        go([slide], tmp_path / "out", overwrite=True)
+    assert (foreign / "zarr.json").exists()
+
+
+def test_a_manifest_that_cannot_be_read_is_refused_before_the_work(
+    slide: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "manifest.json").write_text("{")
+    with pytest.raises(ManifestError, match=r"not valid JSON .* move it away and run again"):
+        go([slide], out)
+    assert not (out / "tissue.zarr").exists()
+
+
+def test_keys_of_ones_own_stay_in_the_manifest(slide: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    _, _, manifest = go([slide], out)
+    shelved = replace(manifest.stores[0], extra={"x-shelf": "B12"})
+    save_manifest(replace(manifest, stores=(shelved,), extra={"x-by": "me"}), out / "manifest.json")
+    _, _, again = go([slide], out)
+    assert (again.extra, again.stores[0].extra) == ({"x-by": "me"}, {"x-shelf": "B12"})
 
 
 @pytest.mark.parametrize(
