@@ -2,14 +2,16 @@
 
 The column that names the slide is `slide`, `file`, `path`, `filename` or `image`; its values are
 file names, or paths of which the last parts are enough, with or without the suffix. `mpp` (µm per
-level-0 pixel), `id`, `roi` and the curated fields are understood; other columns are kept as they
-are.
+level-0 pixel), `id`, `roi` and the curated fields are understood, in upper or lower case; other
+columns are kept as they are.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,21 +96,26 @@ def load_table(path: Path) -> SlidesTable:
 
     Raises:
         TilerError: no such file, no column that names the slide, two columns of one name, two rows
-            for one slide, or an mpp that is not a number; the message names the line.
+            for one slide, or an mpp that is not a positive number; the message names the line.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            header = [name.strip() for name in reader.fieldnames or ()]
+            header = [_column(name.strip()) for name in reader.fieldnames or ()]
             reader.fieldnames = header
             lines = [(reader.line_num, raw) for raw in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise TilerError(
+            f"the slides table {path.name} cannot be read: it is not UTF-8; save it as CSV UTF-8"
+        ) from error
+    except (OSError, csv.Error) as error:
         raise TilerError(f"the slides table {path.name} cannot be read ({error})") from error
     key_column = next((name for name in KEY_COLUMNS if name in header), None)
     if key_column is None:
+        split = "; separate the columns by commas" if re.search(r"[;\t]", "".join(header)) else ""
         raise TilerError(
             f"the slides table {path.name} has the columns {', '.join(header) or 'none'}; "
-            f"one of {', '.join(KEY_COLUMNS)} must name the slide"
+            f"one of {', '.join(KEY_COLUMNS)} must name the slide{split}"
         )
     doubled = [name for name, count in Counter(header).items() if name and count > 1]
     if doubled:
@@ -121,6 +128,12 @@ def load_table(path: Path) -> SlidesTable:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise TilerError(f"the slides table {path.name} has two rows for {twice!r}; keep one")
     return SlidesTable(rows, path.parent)
+
+
+def _column(name: str) -> str:
+    """The name of a column; those that are understood are so in upper case, too."""
+    understood = name.lower()
+    return understood if understood in (*KEY_COLUMNS, *_KNOWN) else name
 
 
 def _row(raw: Mapping[str | None, str | list[str] | None], key_column: str, where: str) -> Row:
@@ -143,9 +156,12 @@ def _number(text: str | None, where: str) -> float | None:
     if text is None:
         return None
     try:
-        return float(text)
-    except ValueError as error:
-        raise TilerError(f"{where}: the mpp {text!r} is not a number of µm per pixel") from error
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise TilerError(f"{where}: the mpp {text!r} is not a number of µm per pixel")
+    return number
 
 
 def _parts(key: str) -> tuple[str, ...]:

@@ -32,6 +32,11 @@ def test_the_first_key_column_counts_and_another_is_kept(tmp_path: Path) -> None
     assert (row.key, row.columns) == ("a.svs", {"path": "elsewhere"})
 
 
+def test_columns_are_understood_in_upper_case_too(tmp_path: Path) -> None:
+    row = row_of(tmp_path, "Slide,Organ,MPP,Grade\na.svs,lung,0.5,2\n")
+    assert (row.curated, row.mpp, row.columns) == ({"organ": "lung"}, 0.5, {"Grade": "2"})
+
+
 def test_each_column_goes_where_it_belongs(tmp_path: Path) -> None:
     row = row_of(
         tmp_path,
@@ -73,14 +78,16 @@ def test_an_index_column_without_a_name_is_no_column(tmp_path: Path) -> None:
     [
         ("", "has the columns none; one of slide, file,"),
         ("name,organ\na.svs,lung\n", "has the columns name, organ; one of slide, file,"),
-        ("slide;organ\na.svs;lung\n", "has the columns slide;organ; one of"),
+        ("slide;organ\na.svs;lung\n", "has the columns slide;organ; one of .* by commas"),
+        ("slide,mpp\na.svs,-1\n", "line 2: the mpp '-1' is not a number"),
+        ("slide,mpp\na.svs,nan\n", "line 2: the mpp 'nan' is not a number"),
         ("slide,organ\n\na.svs,lung\n,skin\n", r"slides\.csv, line 4: the column slide is empty"),
         ("slide,mpp\na.svs,0.25\nb.svs,0.25 µm\n", r"line 3: the mpp '0\.25 µm' is not a number"),
         ('slide,mpp\n"a\nb.svs","0,25"\n', r"line 3: the mpp '0,25' is not a number"),
         ("slide,organ\na.svs,lung,left\n", "line 2: more values than columns; quote"),
         ("slide,organ\na.svs,lung\nb.svs,\na.svs,skin\n", r"has two rows for 'a\.svs'; keep one"),
         ("slide,organ,organ\na.svs,lung,skin\n", "has two columns named organ; keep one"),
-        ("slide\nÄ.svs\n".encode("latin-1"), "cannot be read"),
+        ("slide\nÄ.svs\n".encode("latin-1"), "cannot be read: it is not UTF-8; save it"),
         ("slide\n" + "a" * 200_000, "cannot be read"),
     ],
 )
