@@ -250,7 +250,6 @@ def _extract(options: dict[str, Any]) -> int:
 
     request = _request(options)
     workload = make_workload(request)
-    request.out.mkdir(parents=True, exist_ok=True)
     count = len(workload.works)
     with Display("shards", quiet=options["quiet"]) as display, locked(request.out):
         display.say(f"Writing {count} {'store' if count == 1 else 'stores'} to {request.out}")

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from manifests.errors import (
     EXIT_DONE,
@@ -311,24 +312,58 @@ def _stop_if_disk_full(error: BaseException | None) -> None:
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold an output folder for this run alone; the lock goes with the process, however it ends.
+    """Make an output folder, and hold it for this run alone.
+
+    The lock goes with the process, however it ends.
 
     Raises:
         OutputBusy: another run holds it.
+        TilerError: it cannot be a folder for stores, or cannot be written to.
     """
-    import fcntl
-
-    from tiler.errors import OutputBusy
-
+    if any((folder / "zarr.json").is_file() for folder in (out, *out.absolute().parents)):
+        raise TilerError(f"the output folder {out} lies in a Zarr store; give another --out")
     path = out / ".lock"
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputBusy(
-                f"another run is writing to {out}; wait for it, or give another --out"
-            ) from error
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = _take(path)
+    except OSError as error:
+        _stop_if_disk_full(error)
+        raise TilerError(
+            f"the output folder {out} cannot be written to ({error.strerror}); give another --out"
+        ) from error
+    with file:
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _take(path: Path) -> TextIO:
+    """Open and lock a file that its last owner may be deleting."""
+    import fcntl
+
+    from tiler.errors import OutputBusy
+
+    for _ in range(_LOCK_TRIES):
+        file = path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_still(path, file):
+                return file
+        except BlockingIOError:
+            file.close()
+            break
+        file.close()
+    raise OutputBusy(f"another run is writing to {path.parent}; wait for it, or give another --out")
+
+
+_LOCK_TRIES = 10
+"""How often the owner of a lock may change while it is taken."""
+
+
+def _is_still(path: Path, file: TextIO) -> bool:
+    """Whether an open file still has its name: a lock on a deleted one keeps nobody out."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

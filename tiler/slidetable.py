@@ -41,7 +41,7 @@ class Row:
 
     def value(self, column: str) -> str | None:
         """A value by the name of its column, known or not."""
-        return self.curated.get(column) or self.columns.get(column)
+        return self.curated.get(_column(column)) or self.columns.get(column)
 
 
 class SlidesTable:

@@ -18,7 +18,7 @@ from manifests import Manifest, ManifestError, StoreError, TileStore, load_manif
 from manifests.codec import TileCodec
 from manifests.writer import StoreWriter
 from tiler import run
-from tiler.errors import OutputBusy, SpecMismatch
+from tiler.errors import OutputBusy, SpecMismatch, TilerError
 from tiler.executor import SerialExecutor
 from tiler.extract import ShardDone
 from tiler.options import TileSpec
@@ -257,6 +257,40 @@ def test_two_runs_on_one_output_are_kept_apart(tmp_path: Path) -> None:
     with locked(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_its_owner_deleted_meanwhile_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    lock, flock = tmp_path / ".lock", fcntl.flock
+    inodes: list[int] = []
+
+    def late(file: Any, how: int) -> None:
+        if not inodes:
+            lock.unlink()  # the other run ends between our opening and our locking
+        inodes.append(os.fstat(file.fileno()).st_ino)
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locked(tmp_path):
+        assert lock.stat().st_ino == inodes[-1]
+        assert len(inodes) == 2
+
+
+def test_an_output_folder_that_cannot_be_one_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "slide.svs").touch()
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / "zarr.json").touch()
+    for name, reason in {
+        "slide.svs": r"cannot be written to \(File exists\); give another --out",
+        "slide.svs/out": r"cannot be written to \(Not a directory\); give another --out",
+        "a.zarr": "lies in a Zarr store; give another --out",
+        "a.zarr/out": "lies in a Zarr store; give another --out",
+    }.items():
+        with pytest.raises(TilerError, match=reason), locked(tmp_path / name):
+            pass
 
 
 def test_a_full_disk_stops_the_run_with_75_and_it_continues_when_there_is_room(

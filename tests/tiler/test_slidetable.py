@@ -35,6 +35,7 @@ def test_the_first_key_column_counts_and_another_is_kept(tmp_path: Path) -> None
 def test_columns_are_understood_in_upper_case_too(tmp_path: Path) -> None:
     row = row_of(tmp_path, "Slide,Organ,MPP,Grade\na.svs,lung,0.5,2\n")
     assert (row.curated, row.mpp, row.columns) == ({"organ": "lung"}, 0.5, {"Grade": "2"})
+    assert [row.value(name) for name in ("Organ", "organ", "Grade")] == ["lung", "lung", "2"]
 
 
 def test_each_column_goes_where_it_belongs(tmp_path: Path) -> None:
