@@ -220,7 +220,11 @@ def _dropped(store: TileStore) -> dict[str, int]:
 def _why_empty(store: TileStore) -> str:
     dropped = _dropped(store)
     if dropped.get("tissue", 0):
-        return f"no tile has enough tissue: all {dropped['tissue']} grid positions were dropped"
+        spec = store.attributes["spec"]
+        found = "lies far enough" if spec["min_tissue"] is None else "has enough tissue"
+        if spec.get("roi") is not None:  # packed stores have none
+            found += " inside the regions"
+        return f"no tile {found}: all {dropped['tissue']} grid positions were dropped"
     source, group = store.attributes["source"], store[store.groups[0]]
     place = f"{source['width']} x {source['height']} px"
     if "pictures" in source:

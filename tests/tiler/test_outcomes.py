@@ -198,6 +198,22 @@ def test_an_empty_store_says_why(tmp_path: Path, tile_size: int, reason: str) ->
     assert (entry.status, entry.tiles, entry.reason) == ("empty", 0, reason)
 
 
+@pytest.mark.parametrize(
+    ("tissue", "found"), [(True, "has enough tissue"), (False, "lies far enough")]
+)
+def test_a_store_that_regions_made_empty_says_so(tmp_path: Path, tissue: bool, found: str) -> None:
+    write_slide(tmp_path / "glass.tif", GLASS, 0.5)
+    ring = [[9000, 9000], [9900, 9000], [9900, 9900], [9000, 9000]]
+    roi = tmp_path / "roi.json"
+    roi.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    work = work_on(tmp_path / "glass.tif", tmp_path, spec=TileSpec((0.5,), 64, tissue=tissue))
+    assert isinstance(work.job, SlideJob)
+    work = replace(work, job=replace(work.job, roi=roi, roi_digest="0" * 64))
+    cut(work)
+    reason = entry_of(work).reason
+    assert reason == f"no tile {found} inside the regions: all 192 grid positions were dropped"
+
+
 def failed(work: Work, reason: str = "it is broken") -> Failure:
     return Failure(work.job.id, work.source_name, reason, "Traceback …")
 
