@@ -91,7 +91,7 @@ class StoreWriter:
             for column, values in group.columns.items():
                 self._write_column(name, column, values)
         for name, pixels in pictures.items():
-            codec = TileCodec("jpeg", quality=85, subsampling="444")
+            codec = _picture_codec(groups)
             self._write_json(f"{name}/zarr.json", layout.picture_json(pixels, codec))
             file, data = layout.picture_chunk(pixels, codec)
             write_atomic(self.path / name / file, data)
@@ -268,6 +268,12 @@ class StoreWriter:
         file = self.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, pretty_json(value))
+
+
+def _picture_codec(groups: Mapping[str, GroupPlan]) -> TileCodec:
+    """The thumbnail's: without loss where the tiles are, so that any Zarr reader has it too."""
+    lossless = any(group.layout.codec.name == "zstd" for group in groups.values())
+    return TileCodec("zstd") if lossless else TileCodec("jpeg", quality=85, subsampling="444")
 
 
 @dataclass(frozen=True, slots=True)

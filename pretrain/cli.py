@@ -123,9 +123,11 @@ class _Shown:
 def _described(plan: Plan) -> str:
     mix, config = plan.mix, plan.config
     strata = ", ".join(f"{stratum.stain} {stratum.organ}" for stratum in mix.strata)
+    resolutions = " and ".join(f"{mpp_x:.4g}" for mpp_x, _ in mix.mpps)
     return (
         f"{config.arch} on {config.device}: {mix.tiles} tiles of {len(mix.slides)} slides "
-        f"({strata}), views of {plan.image_size} px, batches of {plan.batch_size}, "
+        f"({strata}) at {resolutions} µm/px, views of {plan.image_size} px, "
+        f"batches of {plan.batch_size}, "
         f"{plan.steps} steps"
     )
 

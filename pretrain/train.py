@@ -122,6 +122,11 @@ def _settle(config: TrainConfig, mix: Mix, manifest_sha256: str, out: Path) -> P
             f"a batch has at least 2"
         )
     image_size = config.image_size or max(32, min(IMAGE_SIZE_PX[device], mix.tile_size))
+    if image_size > mix.tile_size:
+        raise ConfigError(
+            f"views of {image_size} px are larger than the tiles, which have {mix.tile_size} px; "
+            "give a smaller --image-size"
+        )
     steps_per_epoch = mix.tiles // batch_size
     steps = config.epochs * steps_per_epoch
     return Plan(

@@ -226,19 +226,21 @@ def extract(**options: Any) -> None:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """End in order on SIGTERM, as on Ctrl-C: what is finished is in the manifest."""
+    """End in order on SIGTERM and SIGHUP, as on Ctrl-C: what is finished is in the manifest."""
 
     def stop(_number: int, _frame: object) -> None:
         raise SystemExit(EXIT_TERMINATED)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    # A closed connection (SIGHUP) ends a run as a batch system does.
+    before = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
         click.echo("Stopped early; run the same command again to continue.", err=True)
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _extract(options: dict[str, Any]) -> int:

@@ -193,6 +193,8 @@ def _write_plan(writer: StoreWriter, job: SlideJob, survey: Survey, token: str) 
     attributes["warnings"] = list(survey.warnings)
     attributes["overview_l0_per_px"] = list(survey.overview.l0_per_px)
     replace_store(writer, attributes["uuid"], job.overwrite)
+    # A file that was touched may have changed where its fingerprint does not look.
+    writer.remove_parts()
     writer.plan(
         attributes,
         {plan.read.group: plan.group_plan(job.spec) for plan in survey.plans},

@@ -53,6 +53,12 @@ def failure_of(work: Work, error: BaseException | None, trace: str) -> Failure:
     )
 
 
+def picture_failures(work: Work) -> list[Failure]:
+    """Pictures of a committed packed store that could not be read, each with its reason."""
+    failed = TileStore(work.job.store).attributes.get("failed_sources", {})
+    return [Failure(work.job.id, name, reason, "") for name, reason in sorted(failed.items())]
+
+
 def _anonymous(work: Work, text: str) -> str:
     """A text without the folders of a task, and without its file's name if that is hidden."""
     folders = [folder for path in _paths(work) for folder in _spellings(path.parent)]

@@ -81,8 +81,11 @@ def make_workload(request: Request) -> Workload:
         kind = "picture" if request.packed else "slide"
         raise TilerError(f"there is no {kind} in {names}")
     notes = []
-    if ignored:
-        notes.append(f"ignored {len(ignored)} files that are no images: {_some(ignored)}")
+    table = request.table.file
+    strange = [path for path in ignored if table is None or not path.samefile(table)]
+    if strange:
+        files = "file that is no image" if len(strange) == 1 else "files that are no images"
+        notes.append(f"ignored {len(strange)} {files}: {_some(strange)}")
     pictures = sum(source == "picture" for source in kinds)
     if pictures >= _MANY_PICTURES:
         notes.append(f"{pictures} pictures get a store each; --packed puts them into one")

@@ -43,7 +43,14 @@ from tiler.extract import (
     is_finished,
     plan_slide,
 )
-from tiler.outcomes import Failure, earlier_manifest, entry_of, failure_of, write_outcomes
+from tiler.outcomes import (
+    Failure,
+    earlier_manifest,
+    entry_of,
+    failure_of,
+    picture_failures,
+    write_outcomes,
+)
 from tiler.packed import PackedJob, cut_packed_shard, is_packed, plan_packed
 from tiler.request import Work, Workload
 from tiler.slides.discover import PREVIEW_FOLDER
@@ -97,7 +104,8 @@ class RunResult:
         """0 all done, 3 some slides failed, 4 none succeeded."""
         failed = sum(status == "failed" for status in self.statuses.values())
         if failed == 0:
-            return EXIT_DONE
+            # Pictures of a packed store may have failed all the same.
+            return EXIT_SOME_FAILED if self.failures else EXIT_DONE
         return EXIT_SOME_FAILED if failed < len(self.statuses) else EXIT_NONE_SUCCEEDED
 
 
@@ -186,6 +194,7 @@ class _Run:
         remove_temporaries(store)
         self.result.statuses[name] = "done" if TileStore(store).totals["tiles"] else "empty"
         self.result.skipped += 1
+        self.result.failures += picture_failures(self._slides[name].work)
         picture = self._preview_file(name)
         if picture is not None and not picture.exists():
             self._add(name, Task(draw_store_preview, FinishJob(name, store, picture)))
@@ -206,6 +215,7 @@ class _Run:
             else:
                 entry = entry_of(self._slides[name].work)
                 self.result.statuses[name] = entry.status
+                self.result.failures += picture_failures(self._slides[name].work)
                 remark = entry.reason or "; ".join(f"warning: {text}" for text in entry.warnings)
                 reporter.ended(name, entry.status, remark or None)
 

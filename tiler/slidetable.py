@@ -47,9 +47,13 @@ class Row:
 class SlidesTable:
     """Rows of a slides table, found by the path of a slide."""
 
-    def __init__(self, rows: Sequence[Row], folder: Path = Path()) -> None:
+    def __init__(
+        self, rows: Sequence[Row], folder: Path = Path(), file: Path | None = None
+    ) -> None:
         self.folder = folder
         """Folder that paths in the table are relative to."""
+        self.file = file
+        """The table itself, which may lie among the slides."""
         self._by_name: dict[str, list[Row]] = {}
         self._used: set[str] = set()
         self._rows = list(rows)
@@ -127,7 +131,7 @@ def load_table(path: Path) -> SlidesTable:
     if len(set(keys)) != len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise TilerError(f"the slides table {path.name} has two rows for {twice!r}; keep one")
-    return SlidesTable(rows, path.parent)
+    return SlidesTable(rows, path.parent, path)
 
 
 def _column(name: str) -> str:

@@ -110,6 +110,7 @@ def usage_cases() -> list[Any]:
         pytest.param(["--epochs", "two"], 2, "'two' is not a valid integer", id="text"),
         pytest.param(["--batch-size", "64"], 2, "the manifest has 32", id="batch"),
         pytest.param(["--lr", "nan"], 2, "lr must be a positive number", id="lr"),
+        pytest.param(["--image-size", "999"], 2, "larger than the tiles", id="views"),
         pytest.param(["--out", "."], 2, "already in use", id="out"),
         pytest.param(["--color"], 2, "No such option", id="option"),
     ]

@@ -107,7 +107,9 @@ def test_killed_at_ten_moments_and_run_again_gives_the_bytes_of_an_undisturbed_r
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)],
+    ids=["ctrl-c", "sigterm", "sighup"],
 )
 def test_stopped_in_order_leaves_a_manifest_and_an_output_that_continues(
     slides: Path, tmp_path: Path, undisturbed: dict[str, str], number: signal.Signals, code: int

@@ -197,7 +197,7 @@ def test_overwrite_cuts_anew_what_was_cut_otherwise_and_keeps_the_rest(
     assert again.skipped == 1
 
 
-def test_a_slide_that_was_only_touched_is_looked_at_again_but_not_cut_again(
+def test_a_slide_that_was_touched_is_cut_again_to_the_same_bytes(
     slide: Path, tmp_path: Path
 ) -> None:
     copy, out = tmp_path / "copy.tif", tmp_path / "out"
@@ -207,6 +207,7 @@ def test_a_slide_that_was_only_touched_is_looked_at_again_but_not_cut_again(
     os.utime(copy, (1, 1))
     result, _, _ = go([copy], out)
     assert result.statuses == {"copy": "done"}
+    assert result.tiles > 0
     assert {path: path.read_bytes() for path in out.rglob("tiles/c.*")} == shards
     assert go([copy], out)[0].skipped == 1
 
@@ -476,3 +477,31 @@ def test_an_id_in_the_table_keeps_the_file_name_out_of_everything_that_is_writte
     for name, data in contents(out).items():
         assert b"Roe" not in data, name
         assert "Roe" not in name
+
+
+def test_pictures_that_cannot_be_packed_are_failures_with_their_names(tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        pixels = np.full((64, 64, 3), 50 * number, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    (folder / "9.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    spec = replace(SPEC, mpps=(), tile_size=64)
+    for _ in range(2):
+        result, _, manifest = go([folder], tmp_path / "out", spec, packed=True, assumed_mpp=0.5)
+        assert (result.exit_code, manifest.stores[0].tiles) == (3, 3)
+        failures = json.loads((tmp_path / "out" / "failures.json").read_text())["failures"]
+        assert [failure["source"] for failure in failures] == ["9.png"]
+        assert failures[0]["reason"]
+
+
+def test_a_lossless_store_has_a_lossless_thumbnail_that_any_zarr_reader_opens(
+    slide: Path, tmp_path: Path
+) -> None:
+    go([slide], tmp_path / "out", replace(SPEC, codec=TileCodec("zstd")))
+    store = tmp_path / "out" / "tissue.zarr"
+    codecs = json.loads((store / "thumbnail" / "zarr.json").read_text())["codecs"]
+    assert [codec["name"] for codec in codecs] == ["bytes", "zstd", "crc32c"]
+    assert TileStore(store).picture("thumbnail").shape[2] == 3
