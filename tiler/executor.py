@@ -26,6 +26,8 @@ from tiler.errors import SlideError, TilerError
 TASK_DEADLINE_S = 1800
 """Seconds after which a task counts as hung, and its worker is killed."""
 
+_GONE = "the Dask scheduler went away; run the command again, it continues"
+
 _CONNECT_S = 30
 """Seconds to wait for a given scheduler."""
 
@@ -125,25 +127,33 @@ class DaskExecutor:
 
     def run(self, next_task: Callable[[], Task | None]) -> Iterator[Outcome]:
         """See `Executor.run`."""
+        from distributed.comm.core import CommClosedError
+
         with contextlib.ExitStack() as stack:
             window = _Window(stack.enter_context(self._client(stack)))
-            suspects: list[Task] = []
-            accused: set[Task] = set()
-            while True:
-                for task in _take(next_task, self._size(window.client) - len(window)):
-                    window.submit(task)
-                if not len(window):
-                    if not suspects:
-                        self._settle(window.client, died=bool(accused))
-                        return
-                    # Alone, so that another death is its own doing.
-                    window.submit(suspects.pop())
-                outcome = window.next()
-                if isinstance(outcome.error, WorkerDied) and outcome.task not in accused:
-                    accused.add(outcome.task)
-                    suspects.append(outcome.task)
-                    continue
-                yield outcome
+            try:
+                yield from self._outcomes(window, next_task)
+            except CommClosedError as error:
+                raise SchedulerLost(_GONE) from error
+
+    def _outcomes(self, window: _Window, next_task: Callable[[], Task | None]) -> Iterator[Outcome]:
+        suspects: list[Task] = []
+        accused: set[Task] = set()
+        while True:
+            for task in _take(next_task, self._size(window.client) - len(window)):
+                window.submit(task)
+            if not len(window):
+                if not suspects:
+                    self._settle(window.client, died=bool(accused))
+                    return
+                # Alone, so that another death is its own doing.
+                window.submit(suspects.pop())
+            outcome = window.next()
+            if isinstance(outcome.error, WorkerDied) and outcome.task not in accused:
+                accused.add(outcome.task)
+                suspects.append(outcome.task)
+                continue
+            yield outcome
 
     def _client(self, stack: contextlib.ExitStack) -> Any:
         import dask
@@ -209,18 +219,9 @@ class _Window:
         self._done.add(future)
 
     def next(self) -> Outcome:
-        """Wait for the next outcome.
-
-        Raises:
-            SchedulerLost: the scheduler went away.
-        """
-        from distributed.comm.core import CommClosedError
-
+        """Wait for the next outcome."""
         while True:
-            try:
-                future = next(self._done)
-            except (CommClosedError, StopIteration) as error:
-                raise SchedulerLost("the Dask scheduler went away; run again") from error
+            future = next(self._done)
             task = self._tasks.pop(future)
             outcome = _outcome(task, future)
             # Released at once: a finished task that its worker's death takes along would rerun.
@@ -262,7 +263,9 @@ def _interrupts_ignored() -> Iterator[None]:
 
 def hush_libraries() -> None:
     """Keep libraries from printing: what matters of their warnings is in an outcome's reason."""
-    for name in ("distributed", "tifffile"):
+    # Dask gives some of its loggers levels of their own.
+    own = [name for name in logging.root.manager.loggerDict if name.startswith("distributed.")]
+    for name in ("distributed", "tifffile", *own):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
@@ -293,9 +296,15 @@ def _guarded(task: Task, deadline_s: float) -> Any:
 
 
 def _outcome(task: Task, future: Any) -> Outcome | None:
-    """How a finished future ended; None if its result is lost and must be computed anew."""
+    """How a finished future ended; None if its result is lost and must be computed anew.
+
+    Raises:
+        SchedulerLost: nobody here cancels a task: the client has lost its scheduler.
+    """
     from distributed import CancelledError, KilledWorker
 
+    if future.status == "cancelled":
+        raise SchedulerLost(_GONE)
     if future.status not in ("finished", "error"):
         return None
     try:
@@ -306,8 +315,8 @@ def _outcome(task: Task, future: Any) -> Outcome | None:
             "the file crashes its decoder, takes too much memory, or hangs"
         )
         return Outcome(task, None, died, str(error))
-    except CancelledError:
-        return None
+    except CancelledError as error:
+        raise SchedulerLost(_GONE) from error
     except Exception as error:  # noqa: BLE001 - whatever a slide raises is that slide's failure
         lines = traceback.format_exception(type(error), error, error.__traceback__)
         return Outcome(task, None, error, "".join(lines))

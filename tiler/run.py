@@ -153,6 +153,8 @@ class _Slide:
     work: Work
     shards: int = 0
     """Shards that are not yet written."""
+    planned: bool = False
+    """Whether this run planned its store: only then is what lies at its place this slide's."""
 
 
 class _Run:
@@ -238,7 +240,7 @@ class _Run:
 
     def _planned(self, name: str, shards: list[ShardJob], reporter: Reporter) -> None:
         slide = self._slides[name]
-        slide.shards = len(shards)
+        slide.shards, slide.planned = len(shards), True
         reporter.planned(len(shards))
         cut = cut_packed_shard if isinstance(slide.work.job, PackedJob) else cut_shard
         for shard in shards:
@@ -271,9 +273,10 @@ class _Run:
         failure = failure_of(slide.work, outcome.error, outcome.trace)
         self.result.statuses[name] = "failed"
         self.result.failures.append(failure)
-        if isinstance(outcome.error, SlideError) and not is_committed(slide.work.job.store):
+        store = slide.work.job.store
+        if slide.planned and isinstance(outcome.error, SlideError) and not is_committed(store):
             # It would fail again; nothing of it is worth continuing.
-            shutil.rmtree(slide.work.job.store, ignore_errors=True)
+            shutil.rmtree(store, ignore_errors=True)
         reporter.ended(name, "failed", failure.reason)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -143,6 +145,46 @@ def test_a_running_scheduler_is_used_by_address_and_by_file(tmp_path: Path) -> N
         by_file = make_executor(None, scheduler_file=file)
         for chosen in (by_address, by_file):
             assert results(run_all(chosen, square, range(4))) == {0: 0, 1: 1, 2: 4, 3: 9}
+
+
+def nap(number: int) -> int:
+    time.sleep(0.3)
+    return number
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_in_the_middle_ends_the_run_with_try_again_later(
+    tmp_path: Path,
+) -> None:
+    import dask
+
+    file = tmp_path / "scheduler.json"
+    local = ["--host", "127.0.0.1", "--scheduler-file", str(file)]
+    dask_program = [sys.executable, "-m", "dask"]
+    ports = ["--port", "0", "--dashboard-address", "127.0.0.1:0"]
+    scheduler = subprocess.Popen(
+        [*dask_program, "scheduler", *local, *ports], stderr=subprocess.DEVNULL
+    )
+    worker = subprocess.Popen(
+        [*dask_program, "worker", *local, "--nthreads", "1", "--death-timeout", "5"],
+        stderr=subprocess.DEVNULL,
+    )
+    endless = iter(range(10_000))
+    run = make_executor(None, scheduler_file=file).run(lambda: Task(nap, next(endless)))
+    try:
+        while not file.exists():
+            time.sleep(0.1)
+        with dask.config.set({"distributed.comm.timeouts.connect": "3s"}):
+            next(run)
+            scheduler.kill()
+            with pytest.raises(executor.SchedulerLost, match="went away") as caught:
+                for _ in run:
+                    pass
+        assert caught.value.exit_code == 75
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
 
 
 def test_a_scheduler_that_does_not_answer_is_one_sentence_and_try_again_later(

@@ -505,3 +505,29 @@ def test_a_lossless_store_has_a_lossless_thumbnail_that_any_zarr_reader_opens(
     codecs = json.loads((store / "thumbnail" / "zarr.json").read_text())["codecs"]
     assert [codec["name"] for codec in codecs] == ["bytes", "zstd", "crc32c"]
     assert TileStore(store).picture("thumbnail").shape[2] == 3
+
+
+def test_a_slide_that_fails_before_it_is_cut_deletes_nothing_that_lay_at_its_place(
+    slide: Path, tmp_path: Path
+) -> None:
+    """Neither what another tool wrote there, nor another slide's half-finished store."""
+    out = tmp_path / "out"
+    foreign = out / "broken.zarr" / ".zgroup"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text('{"zarr_format": 2}')
+    broken, other = tmp_path / "broken.svs", tmp_path / "tissue.tif"
+    broken.write_bytes(b"II*\0no slide")
+    write_slide(other, paint("dab", 1536, 1280, 8), 0.5)
+
+    class Interrupted(Silent):
+        def shard_done(self, done: ShardDone) -> None:
+            raise KeyboardInterrupt
+
+    workload = make_workload(Request((slide,), out, SPEC))
+    with pytest.raises(KeyboardInterrupt):
+        extract(workload, out, SerialExecutor(), Interrupted())
+    before = contents(out / "tissue.zarr")
+    result, _, _ = go([broken, other], out)
+    assert result.statuses == {"broken": "failed", "tissue": "failed"}
+    assert foreign.exists()
+    assert contents(out / "tissue.zarr") == before
