@@ -1,6 +1,6 @@
 """Files that are either whole or not there: atomic writing, checksums, canonical JSON.
 
-Every file that histotile writes goes through `write_atomic`: a temporary file in the same folder,
+Every file that histotile writes goes through `atomic_file`: a temporary file in the same folder,
 fsync, rename, fsync of the folder. Temporary names start with a dot and end in `.tmp`, so that
 `remove_temporaries` finds what a killed process left behind.
 """
@@ -12,36 +12,51 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import google_crc32c
 
 Json = Any
 """A parsed JSON value; checked where it is read, so `Any` stops at the loaders."""
 
+_BUFFER_BYTES = 1 << 20
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader sees the old file or the new one, never a part.
 
-    Survives a power cut: the data reach the disk before the name does.
+@contextlib.contextmanager
+def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the name `path` when the block ends without an error.
+
+    Readers see the old file or the new one, never a part. Survives a power cut: the data reach the
+    disk before the name does.
+
+    Args:
+        sync: without it, a power cut may leave an empty or a broken file; a killed process not.
 
     Raises:
         OSError: the disk is full, read-only, ...; the old file is then untouched.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
+        with temporary.open("xb", buffering=_BUFFER_BYTES) as file:
+            yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Write `data` to `path` through `atomic_file`."""
+    with atomic_file(path, sync=sync) as file:
+        file.write(data)
 
 
 def sync_folder(folder: Path) -> None:

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -143,6 +144,27 @@ def decode_column(data: bytes, metadata: Json, name: str) -> npt.NDArray[np.gene
     return values.astype(dtype)
 
 
+def pack_column(values: Column, count: int) -> Json:
+    """A column of `count` values as JSON: type, and the bytes of its chunk in base64.
+
+    Raises:
+        ValueError: it has another shape, or a type that is not part of the format.
+    """
+    if values.shape != (count,):
+        raise ValueError(f"a column of {count} tiles has the shape {values.shape}")
+    data_type = column_json(values)["data_type"]
+    return {"data_type": data_type, "chunk": b64encode(encode_column(values)).decode()}
+
+
+def unpack_column(packed: Json, count: int, name: str) -> Column:
+    """The inverse of `pack_column`; a damaged column raises `StoreError`."""
+    try:
+        metadata = {"data_type": packed["data_type"], "shape": [count]}
+        return decode_column(b64decode(packed["chunk"]), metadata, name)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"the column {name} is damaged ({error})") from error
+
+
 def picture_json(pixels: npt.NDArray[np.generic], codec: TileCodec) -> Json:
     """Metadata of a thumbnail (uint8 RGB) or a mask (bool), stored as one chunk."""
     codecs = codec.zarr_codecs() if pixels.ndim == 3 else _mask_codecs()
@@ -224,6 +246,8 @@ __all__ = [
     "decode_picture",
     "encode_column",
     "group_json",
+    "pack_column",
     "picture_chunk",
     "picture_json",
+    "unpack_column",
 ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,26 +33,35 @@ def shard_label(uuid: str, group: str, shard: int) -> bytes:
     return hashlib.sha256(f"{uuid}/{group}/{shard}".encode()).digest()[:_LABEL_BYTES]
 
 
-def build_shard(label: bytes, tiles: Sequence[bytes], slots: int) -> bytes:
-    """Assemble the bytes of a shard.
+def shard_pieces(label: bytes, tiles: Iterable[bytes], count: int, slots: int) -> Iterator[bytes]:
+    """The bytes of a shard, piece by piece, so that no more than one tile has to be held.
 
     Args:
         label: of `shard_label`.
         tiles: encoded tiles, without checksums; tile i goes to slot i.
+        count: number of tiles.
         slots: tiles that a full shard holds; slots past `tiles` are marked as not written.
+
+    Raises:
+        ValueError: there are more or fewer tiles than `count`.
     """
-    if len(tiles) > slots:
-        raise ValueError(f"{len(tiles)} tiles do not fit into a shard of {slots} slots")
-    index = np.full((slots, 2), _MISSING, dtype="<u8")
-    parts = [label]
+    index: list[int] = []
     offset = len(label)
-    for slot, tile in enumerate(tiles):
+    yield label
+    for tile in tiles:
+        if len(index) == 2 * count:
+            raise ValueError(f"more tiles than the {count} that were planned for the shard")
         length = len(tile) + _CRC_BYTES
-        index[slot] = offset, length
-        parts += [tile, struct.pack("<I", crc32c(tile))]
+        index += offset, length
         offset += length
-    encoded_index = index.tobytes()
-    return b"".join([*parts, encoded_index, struct.pack("<I", crc32c(encoded_index))])
+        yield tile
+        yield struct.pack("<I", crc32c(tile))
+    if len(index) < 2 * count:
+        raise ValueError(f"{len(index) // 2} tiles, but {count} were planned for the shard")
+    index += [_MISSING] * (2 * (slots - count))
+    encoded_index = struct.pack(f"<{len(index)}Q", *index)
+    yield encoded_index
+    yield struct.pack("<I", crc32c(encoded_index))
 
 
 class Shard:

@@ -7,9 +7,10 @@ readers.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +20,19 @@ import numpy.typing as npt
 from manifests import layout
 from manifests.codec import TileCodec
 from manifests.errors import StoreError
-from manifests.files import Json, pretty_json, remove_temporaries, sha256, write_atomic
+from manifests.files import (
+    Json,
+    atomic_file,
+    canonical_json,
+    pretty_json,
+    remove_temporaries,
+    sha256,
+    write_atomic,
+)
 from manifests.layout import Column, TilesLayout
-from manifests.shard import build_shard, shard_label
+from manifests.shard import shard_label, shard_pieces
+
+Columns = Mapping[str, Column]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +41,7 @@ class ShardRecord:
 
     bytes: int
     sha256: str
-    columns: Mapping[str, list[float]]
+    columns: Columns
     """Columns that were measured on the pixels, one value per tile of the shard."""
 
 
@@ -133,12 +144,11 @@ class StoreWriter:
 
     def layouts(self) -> dict[str, TilesLayout]:
         """The planned tiles of each group."""
-        return {
-            name: TilesLayout.from_zarr_json(
-                json.loads((self.path / name / "tiles/zarr.json").read_bytes())
-            )
-            for name in self.attributes()["groups"]
-        }
+        return {name: self._layout(name) for name in self.attributes()["groups"]}
+
+    def _layout(self, group: str) -> TilesLayout:
+        file = self.path / group / "tiles/zarr.json"
+        return TilesLayout.from_zarr_json(json.loads(file.read_bytes()))
 
     def planned_column(self, group: str, name: str) -> Column:
         """A column that `plan` wrote, shape (N,)."""
@@ -152,31 +162,44 @@ class StoreWriter:
         self,
         group: str,
         shard: int,
-        tiles: Sequence[bytes],
-        columns: Mapping[str, npt.NDArray[np.float32]],
+        tiles: Iterable[bytes],
+        columns: Callable[[], Columns] | Columns,
     ) -> int:
         """Write one whole shard, then the record that it is there; return its bytes.
 
         Args:
-            tiles: encoded tiles in the order of the plan.
-            columns: float32 (len(tiles),) each, measured on the pixels.
+            tiles: encoded tiles in the order of the plan, written as they come. If getting one
+                fails, nothing is left of the shard.
+            columns: what was measured on the pixels, one value per tile of the shard; a function is
+                called after the last tile.
+
+        Raises:
+            ValueError: there are more or fewer tiles, or values, than planned.
         """
-        slots = self.layouts()[group].shard_tiles
+        tiles_layout = self._layout(group)
+        count = len(tiles_layout.shard_range(shard))
         label = shard_label(self.attributes()["uuid"], group, shard)
-        data = build_shard(label, tiles, slots)
-        write_atomic(self.path / group / TilesLayout.shard_file(shard), data)
-        record = {
-            "bytes": len(data),
-            "sha256": sha256(data),
-            "columns": {name: values.tolist() for name, values in columns.items()},
-        }
-        write_atomic(self._part(group, shard), pretty_json(record))
-        return len(data)
+        digest = hashlib.sha256()
+        with atomic_file(self.path / group / TilesLayout.shard_file(shard)) as file:
+            for piece in shard_pieces(label, tiles, count, tiles_layout.shard_tiles):
+                file.write(piece)
+                digest.update(piece)
+            size = file.tell()
+            measured = columns() if callable(columns) else columns
+            record = {
+                "bytes": size,
+                "sha256": digest.hexdigest(),
+                "columns": {n: layout.pack_column(v, count) for n, v in measured.items()},
+            }
+        # A record that a power cut loses costs this shard once more, a sync costs every shard.
+        write_atomic(self._part(group, shard), canonical_json(record), sync=False)
+        return size
 
     def missing_shards(self, group: str) -> list[int]:
         """Shards that still have to be written, in order."""
-        count = self.layouts()[group].shards
-        return [shard for shard in range(count) if self._record(group, shard) is None]
+        tiles_layout = self._layout(group)
+        shards = range(tiles_layout.shards)
+        return [k for k in shards if self._record(group, tiles_layout, k) is None]
 
     def commit(self) -> dict[str, int]:
         """Write the measured columns and `commit.json`; return the totals (`tiles`, `bytes`).
@@ -217,25 +240,32 @@ class StoreWriter:
             shutil.rmtree(self.path / layout.PARTS_FOLDER)
 
     def _join_columns(self, group: str, records: Sequence[ShardRecord]) -> None:
-        names = list(records[0].columns) if records else []
-        for name in names:
-            values = np.concatenate([np.asarray(r.columns[name], np.float32) for r in records])
-            self._write_column(group, name, values)
+        kinds = [{name: c.dtype for name, c in record.columns.items()} for record in records]
+        if any(kind != kinds[0] for kind in kinds):
+            raise StoreError(
+                f"the shards of {self.path} were cut by different versions of histotile; "
+                "delete that folder and cut the slide again"
+            )
+        for name in kinds[0] if kinds else ():
+            self._write_column(group, name, np.concatenate([r.columns[name] for r in records]))
 
     def _records(self, group: str, tiles_layout: TilesLayout) -> Iterator[ShardRecord]:
         for shard in range(tiles_layout.shards):
-            record = self._record(group, shard)
+            record = self._record(group, tiles_layout, shard)
             if record is None:
                 raise StoreError(f"{self.path}: shard {shard} of {group} is missing")
             yield record
 
-    def _record(self, group: str, shard: int) -> ShardRecord | None:
+    def _record(self, group: str, tiles_layout: TilesLayout, shard: int) -> ShardRecord | None:
         """The record of a finished shard, or None if the shard is not (wholly) there."""
-        file = self.path / group / TilesLayout.shard_file(shard)
+        count = len(tiles_layout.shard_range(shard))
         try:
-            record = ShardRecord(**json.loads(self._part(group, shard).read_bytes()))
-            size = file.stat().st_size
-        except (FileNotFoundError, ValueError, TypeError):
+            found = json.loads(self._part(group, shard).read_bytes())
+            packed = found["columns"].items()
+            columns = {name: layout.unpack_column(c, count, name) for name, c in packed}
+            record = ShardRecord(found["bytes"], found["sha256"], columns)
+            size = (self.path / group / TilesLayout.shard_file(shard)).stat().st_size
+        except (FileNotFoundError, KeyError, TypeError, ValueError, AttributeError, StoreError):
             # No record, or a damaged one: the shard is written again.
             return None
         return record if record.bytes == size else None

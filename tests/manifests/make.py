@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from manifests.codec import Rgb, TileCodec
-from manifests.files import spec_hash
+from manifests.files import crc32c, spec_hash
 from manifests.layout import TilesLayout
 from manifests.store import GroupPlan, StoreWriter
 
@@ -54,13 +55,26 @@ def plan_store(
     return writer
 
 
+def shard_bytes(label: bytes, tiles: Sequence[bytes], slots: int) -> bytes:
+    """A whole shard built in memory: what the writer must come to, tile by tile."""
+    index = np.full((slots, 2), 2**64 - 1, dtype="<u8")
+    parts, offset = [label], len(label)
+    for slot, tile in enumerate(tiles):
+        index[slot] = offset, len(tile) + 4
+        parts += [tile, crc32c(tile).to_bytes(4, "little")]
+        offset += len(tile) + 4
+    parts += [index.tobytes(), crc32c(index.tobytes()).to_bytes(4, "little")]
+    return b"".join(parts)
+
+
 def write_shard(writer: StoreWriter, tiles: Rgb, shard: int) -> None:
     """Write one shard of a store that `plan_store` planned."""
     layout = writer.layouts()["0.5"]
     members = layout.shard_range(shard)
     encoded = [layout.codec.encode(tiles[i]) for i in members]
     focus = np.array([i / 7 for i in members], dtype=np.float32)
-    writer.write_shard("0.5", shard, encoded, {"focus": focus})
+    native = np.array([i % 3 == 0 for i in members], dtype=np.bool_)
+    writer.write_shard("0.5", shard, encoded, {"focus": focus, "native": native})
 
 
 def make_store(path: Path, tiles: Rgb, *, codec: TileCodec, shard_tiles: int = 8) -> None:

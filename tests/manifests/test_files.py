@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests.files import (
+    atomic_file,
     canonical_json,
     crc32c,
     pretty_json,
@@ -38,7 +39,10 @@ def fail_write(monkeypatch: pytest.MonkeyPatch) -> None:
             super().write(bytes(data)[:3])  # some of it reaches the disk
             raise FULL
 
-    monkeypatch.setattr(Path, "open", lambda path, mode: FullDisk(path, mode))
+    def opened(path: Path, mode: str, buffering: int) -> io.BufferedWriter:
+        return io.BufferedWriter(FullDisk(path, mode), buffering)
+
+    monkeypatch.setattr(Path, "open", opened)
 
 
 def fail_rename(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +92,37 @@ def test_the_data_reach_the_disk_before_the_name_does_and_the_folder_after(
     monkeypatch.setattr(Path, "replace", logged_replace)
     write_atomic(tmp_path / "a", b"data")
     assert order == ["fsync ", "rename", "fsync folder"]
+
+
+def test_a_file_that_is_written_piece_by_piece_is_not_there_before_the_end(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    with atomic_file(file) as written:
+        for piece in (b"one ", b"two ", b"x" * 3_000_000):
+            written.write(piece)
+            assert not file.exists()
+    assert file.read_bytes() == b"one two " + b"x" * 3_000_000
+
+
+def test_a_file_whose_pieces_fail_leaves_nothing_and_says_why(tmp_path: Path) -> None:
+    reason = ValueError("the slide is damaged")
+
+    def write() -> None:
+        with atomic_file(tmp_path / "a") as file:
+            file.write(b"x" * 3_000_000)
+            raise reason
+
+    with pytest.raises(ValueError, match="the slide is damaged") as caught:
+        write()
+    assert caught.value is reason
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_a_power_cut_may_take_is_not_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(monkeypatch)
+    write_atomic(tmp_path / "a", b"data", sync=False)
+    assert (tmp_path / "a").read_bytes() == b"data"
 
 
 def test_only_leftovers_of_writers_are_removed(tmp_path: Path) -> None:

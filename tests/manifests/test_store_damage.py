@@ -15,8 +15,15 @@ from manifests import TileStore, store
 from manifests.codec import TileCodec, encode_jpeg
 from manifests.errors import StoreError
 from manifests.files import pretty_json, sha256
-from manifests.shard import Shard, build_shard, shard_label
-from tests.manifests.make import UUID, make_store, plan_store, tile_pixels, write_shard
+from manifests.shard import Shard, shard_label
+from tests.manifests.make import (
+    UUID,
+    make_store,
+    plan_store,
+    shard_bytes,
+    tile_pixels,
+    write_shard,
+)
 
 JPEG, ZSTD = TileCodec("jpeg"), TileCodec("zstd")
 CODECS = pytest.mark.parametrize("codec", [JPEG, ZSTD], ids=["jpeg", "zstd"])
@@ -218,7 +225,7 @@ def test_a_slot_that_was_never_written_is_an_error_even_if_committed(damaged: Pa
     shard = Shard(damaged / FIRST_SHARD, 8, shard_label(UUID, "0.5", 0))
     kept = [shard.read(slot) for slot in range(7)]
     shard.close()
-    (damaged / FIRST_SHARD).write_bytes(build_shard(shard_label(UUID, "0.5", 0), kept, 8))
+    (damaged / FIRST_SHARD).write_bytes(shard_bytes(shard_label(UUID, "0.5", 0), kept, 8))
     commit_again(damaged, FIRST_SHARD)
     store._cache.shards.clear()
     group = TileStore(damaged)["0.5"]

@@ -42,7 +42,7 @@ def test_tiles_and_columns_equal_what_zarr_reads(
     np.testing.assert_array_equal(
         group.read_batch(np.arange(count)), zarr_array(path, "0.5/tiles")[:]
     )
-    assert group.columns == ("focus", "tissue", "x", "y")
+    assert group.columns == ("focus", "native", "tissue", "x", "y")
     for name in group.columns:
         column, seen = group.column(name), zarr_array(path, f"0.5/{name}")[:]
         assert column.dtype == seen.dtype
@@ -92,7 +92,7 @@ def test_a_fresh_process_that_knows_only_zarr_reads_the_same_tiles(
         "import sys, zarr\n"
         "root = zarr.open(sys.argv[1], mode='r')\n"
         "out = [root['0.5/tiles'][i].tobytes() for i in (0, 7, 8)]\n"
-        "names = '0.5/x', '0.5/focus', 'thumbnail', 'tissue_mask'\n"
+        "names = '0.5/x', '0.5/focus', '0.5/native', 'thumbnail', 'tissue_mask'\n"
         "out += [root[name][:].tobytes() for name in names]\n"
         "sys.stdout.buffer.write(b''.join(out))\n"
     )
@@ -105,7 +105,7 @@ def test_a_fresh_process_that_knows_only_zarr_reads_the_same_tiles(
     assert done.returncode == 0, done.stderr.decode()
     group = TileStore(path)["0.5"]
     expected = [group.read(i).tobytes() for i in (0, 7, 8)]
-    expected += [group.column(n).tobytes() for n in ("x", "focus")]
+    expected += [group.column(n).tobytes() for n in ("x", "focus", "native")]
     expected += [zarr_array(path, n)[:].tobytes() for n in ("thumbnail", "tissue_mask")]
     assert done.stdout == b"".join(expected)
 
@@ -147,7 +147,7 @@ def test_names_that_are_not_there_are_refused_with_those_that_are(tmp_path: Path
     store = TileStore(tmp_path / "a.zarr")
     with pytest.raises(StoreError, match=r"no resolution '1'; it has 0\.5"):
         store["1"]
-    with pytest.raises(StoreError, match="no column 'pen'; it has focus, tissue, x, y"):
+    with pytest.raises(StoreError, match="no column 'pen'; it has focus, native, tissue, x, y"):
         store["0.5"].column("pen")
     with pytest.raises(StoreError, match="no file secret"):
         store.read_file("secret")
