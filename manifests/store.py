@@ -178,18 +178,35 @@ class TileGroup:
 
     def column(self, name: str) -> Column:
         """A column's values, shape (N,); an unknown name raises `StoreError`."""
+        if name not in self._columns:
+            self._columns[name] = self._read_column(name)
+        return self._columns[name]
+
+    def unread(self) -> npt.NDArray[np.int64]:
+        """Indices of the tiles that could not be read whole from the slide, ascending.
+
+        Their missing parts have the colour of the background: never train on them. Nearly always
+        there are none. Tiles of a store without the column `unread` were all read.
+        """
+        if "unread" not in self.columns:
+            return np.empty(0, dtype=np.int64)
+        # Not kept: a value per tile is much for a column that says nothing of nearly all.
+        return np.flatnonzero(self._read_column("unread"))
+
+    def usable(self) -> npt.NDArray[np.int64]:
+        """Indices of the tiles that were read whole, ascending: all but those of `unread`."""
+        return np.delete(np.arange(len(self), dtype=np.int64), self.unread())
+
+    def _read_column(self, name: str) -> Column:
         if name not in self.columns:
             raise StoreError(
                 f"{self.store.path} has no column {name!r}; it has {', '.join(self.columns)}"
             )
-        if name not in self._columns:
-            where = f"{self.name}/{name}"
-            metadata = json.loads(self.store.read_file(f"{where}/zarr.json"))
-            if metadata["shape"] == [0]:
-                return np.empty(0, dtype=metadata["data_type"])
-            data = self.store.read_file(f"{where}/c.0")
-            self._columns[name] = layout.decode_column(data, metadata, where)
-        return self._columns[name]
+        where = f"{self.name}/{name}"
+        metadata = json.loads(self.store.read_file(f"{where}/zarr.json"))
+        if metadata["shape"] == [0]:
+            return np.empty(0, dtype=metadata["data_type"])
+        return layout.decode_column(self.store.read_file(f"{where}/c.0"), metadata, where)
 
     def _shard(self, shard: int) -> Shard:
         name = f"{self.name}/{TilesLayout.shard_file(shard)}"

@@ -16,10 +16,10 @@ from itertools import accumulate, islice
 import numpy as np
 import numpy.typing as npt
 
-from manifests import Manifest, StoreError, TileStore
+from manifests import Manifest, StoreError
 from manifests.codec import Rgb
 from manifests.store import is_committed
-from pretrain.mix import Mix, Slide
+from pretrain.mix import Mix, open_store
 from pretrain.sampler import Draw, Sampler
 
 
@@ -52,14 +52,7 @@ class TileLoader:
         self._batch_size = batch_size
         self._first_id = [0, *accumulate(slide.tiles for slide in self._slides)]
         entries = {entry.id: entry for entry in manifest.committed()}
-        self._stores: list[TileStore] = []
-        for slide in self._slides:
-            entry = entries[slide.id]
-            store = TileStore(manifest.store_path(entry))
-            if store.attributes["uuid"] != entry.uuid:
-                raise StoreError(f"{store.path} is not the store that the manifest lists")
-            _check_sources(store, slide, self._tile_size)
-            self._stores.append(store)
+        self._stores = [open_store(manifest, entries[slide.id]) for slide in self._slides]
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, from 0.
@@ -98,16 +91,6 @@ class TileLoader:
         raise StoreError(
             f"no tile of {store.path} can be read; delete that store and cut the slide again"
         )
-
-
-def _check_sources(store: TileStore, slide: Slide, tile_size: int) -> None:
-    for source in slide.sources:
-        found = len(store[source.group]), store[source.group].tile_size
-        if found != (source.tiles, tile_size):
-            raise StoreError(
-                f"{store.path} has {found[0]} tiles of {found[1]} px in {source.group}, "
-                f"but the manifest says {source.tiles} of {tile_size} px"
-            )
 
 
 def prefetch(

@@ -1,15 +1,17 @@
 """What a run draws from: strata (stain × organ), the slides of each, and where their tiles lie.
 
 A slide is one entry of the manifest; a packed store counts as one. Its tiles are numbered across
-all its resolutions, in the manifest's order. Resolving a mix reads the manifest alone, no store.
+all its resolutions, in the manifest's order. Tiles that could not be read whole from their slide
+are not drawn: they have no number and count nowhere.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
 
-from manifests import Manifest, ManifestError
+from manifests import Manifest, ManifestError, StoreEntry, StoreError, TileStore
 from manifests.files import Json
 
 UNKNOWN = "unknown"
@@ -25,6 +27,15 @@ class Source:
     mpp: tuple[float, float]
     """True µm per pixel of the tiles in (x, y)."""
     tiles: int
+    """Number of tiles that can be drawn."""
+    unread: tuple[int, ...] = ()
+    """Indices in the group, ascending, of tiles that must not be drawn."""
+
+    def index(self, tile: int) -> int:
+        """The index in the group of a tile that can be drawn, from 0 to `tiles` - 1."""
+        # So many of the tiles to pass over come before it; there is no list of those to draw.
+        before = bisect_right(range(len(self.unread)), tile, key=lambda i: self.unread[i] - i)
+        return tile + before
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +54,7 @@ class Slide:
         """The group that a tile of the slide lies in, and its index there."""
         for source in self.sources:
             if tile < source.tiles:
-                return source.group, tile
+                return source.group, source.index(tile)
             tile -= source.tiles
         raise IndexError(f"slide {self.id} has {self.tiles} tiles")
 
@@ -111,21 +122,57 @@ def resolve_mix(manifest: Manifest) -> Mix:
 
     Raises:
         ManifestError: no store has tiles, or tiles are of different sizes.
+        StoreError: a store is missing, not committed, or not the one of the manifest.
     """
     found: dict[tuple[str, str], list[Slide]] = defaultdict(list)
     sizes: dict[int, str] = {}
     for entry in manifest.committed():
-        used = [resolution for resolution in entry.resolutions if resolution.tiles]
-        for resolution in used:
-            sizes.setdefault(resolution.tile_size, entry.id)
-        if used:
-            sources = tuple(Source(item.group, item.mpp, item.tiles) for item in used)
-            stratum = (entry.stain or UNKNOWN, entry.organ or UNKNOWN)
-            found[stratum].append(Slide(entry.id, sources))
+        if not (sources := _sources(manifest, entry)):
+            continue
+        stratum = (entry.stain or UNKNOWN, entry.organ or UNKNOWN)
+        found[stratum].append(Slide(entry.id, sources))
+        for resolution in entry.resolutions:
+            if resolution.tiles:
+                sizes.setdefault(resolution.tile_size, entry.id)
     if not found:
-        raise ManifestError("the manifest has no tiles to train on: cut some with histotile first")
+        raise ManifestError(
+            "the manifest has no tiles to train on, or none that could be read whole from its "
+            "slide: cut some with histotile first"
+        )
     if len(sizes) > 1:
         seen = ", ".join(f"{size} px in {name}" for size, name in sorted(sizes.items()))
         raise ManifestError(f"tiles must all have one size, but there are {seen}")
     strata = (Stratum(stain, organ, tuple(s)) for (stain, organ), s in sorted(found.items()))
     return Mix(tuple(strata), tile_size=next(iter(sizes)))
+
+
+def _sources(manifest: Manifest, entry: StoreEntry) -> tuple[Source, ...]:
+    """The resolutions of an entry that have tiles to draw."""
+    if not entry.tiles:
+        return ()
+    store = open_store(manifest, entry)
+    found = []
+    for resolution in entry.resolutions:
+        unread = tuple(store[resolution.group].unread().tolist())
+        if tiles := resolution.tiles - len(unread):
+            found.append(Source(resolution.group, resolution.mpp, tiles, unread))
+    return tuple(found)
+
+
+def open_store(manifest: Manifest, entry: StoreEntry) -> TileStore:
+    """Open the store of an entry.
+
+    Raises:
+        StoreError: it is missing, not committed, or not the one of the manifest.
+    """
+    store = TileStore(manifest.store_path(entry))
+    if store.attributes["uuid"] != entry.uuid:
+        raise StoreError(f"{store.path} is not the store that the manifest lists")
+    for resolution in entry.resolutions:
+        group = store[resolution.group]
+        if (len(group), group.tile_size) != (resolution.tiles, resolution.tile_size):
+            raise StoreError(
+                f"{store.path} has {len(group)} tiles of {group.tile_size} px in {group.name}, "
+                f"but the manifest says {resolution.tiles} of {resolution.tile_size} px"
+            )
+    return store

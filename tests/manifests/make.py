@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from manifests.codec import Rgb, TileCodec
 from manifests.files import crc32c, spec_hash
@@ -75,6 +76,19 @@ def write_shard(writer: StoreWriter, tiles: Rgb, shard: int) -> None:
     focus = np.array([i / 7 for i in members], dtype=np.float32)
     native = np.array([i % 3 == 0 for i in members], dtype=np.bool_)
     writer.write_shard("0.5", shard, encoded, {"focus": focus, "native": native})
+
+
+def make_store_with_unread(path: Path, unread: npt.ArrayLike, shard_tiles: int = 8) -> None:
+    """A committed store of as many tiles as there are values in the column `unread`."""
+    values = np.asarray(unread, dtype=np.float32)
+    writer = plan_store(
+        path, tile_pixels(len(values)), codec=TileCodec("zstd"), shard_tiles=shard_tiles
+    )
+    for shard in writer.missing_shards("0.5"):
+        members = writer.layouts()["0.5"].shard_range(shard)
+        part = {"unread": values[members.start : members.stop]}
+        writer.write_shard("0.5", shard, [b"tile"] * len(members), part)
+    writer.commit()
 
 
 def make_store(path: Path, tiles: Rgb, *, codec: TileCodec, shard_tiles: int = 8) -> None:

@@ -19,7 +19,14 @@ from manifests import TileStore
 from manifests.codec import TileCodec
 from manifests.errors import StoreError
 from manifests.store import is_committed
-from tests.manifests.make import UUID, make_store, plan_store, tile_pixels, write_shard
+from tests.manifests.make import (
+    UUID,
+    make_store,
+    make_store_with_unread,
+    plan_store,
+    tile_pixels,
+    write_shard,
+)
 
 JPEG, ZSTD = TileCodec("jpeg"), TileCodec("zstd")
 CODECS = pytest.mark.parametrize("codec", [JPEG, ZSTD], ids=["jpeg", "zstd"])
@@ -152,6 +159,35 @@ def test_names_that_are_not_there_are_refused_with_those_that_are(tmp_path: Path
     with pytest.raises(StoreError, match="no file secret"):
         store.read_file("secret")
     assert store.sources() == []
+
+
+@pytest.mark.parametrize(
+    ("values", "unread"),
+    [
+        ([0.0] * 20, []),
+        ([0.0] * 9 + [0.5, 1e-6] + [0.0] * 8 + [1.0], [9, 10, 19]),
+        ([np.nan, 0.0, -0.0], [0]),  # what nobody knows to be whole is not
+        ([1.0] * 9, list(range(9))),
+        ([], []),
+    ],
+)
+def test_tiles_that_could_not_be_read_whole_are_told(
+    tmp_path: Path, values: list[float], unread: list[int]
+) -> None:
+    make_store_with_unread(tmp_path / "a.zarr", values)
+    group = TileStore(tmp_path / "a.zarr")["0.5"]
+    assert group.unread().dtype == group.usable().dtype == np.int64
+    assert group.unread().tolist() == unread
+    assert group.usable().tolist() == sorted(set(range(len(values))) - set(unread))
+    assert len(group) == len(values)  # they are there all the same
+
+
+def test_all_tiles_of_a_store_that_does_not_say_are_usable(tmp_path: Path) -> None:
+    make_store(tmp_path / "a.zarr", tile_pixels(9), codec=ZSTD)
+    group = TileStore(tmp_path / "a.zarr")["0.5"]
+    assert "unread" not in group.columns
+    assert group.usable().tolist() == list(range(9))
+    assert group.unread().tolist() == []
 
 
 def test_a_store_travels_through_pickle_and_forgets_open_files(tmp_path: Path) -> None:

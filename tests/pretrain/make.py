@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +28,13 @@ def make_slide(
     stain: str | None = "H&E",
     organ: str | None = "colon",
     codec: TileCodec = LOSSLESS,
+    unread: Mapping[str, Sequence[int]] | None = None,
 ) -> StoreEntry:
-    """A committed store `name.zarr` with uint8 (N, S, S, 3) tiles for each mpp, and its entry."""
+    """A committed store `name.zarr` with uint8 (N, S, S, 3) tiles for each mpp, and its entry.
+
+    Args:
+        unread: tiles by mpp that are marked as not wholly read; None for no such column.
+    """
     spec = {"codec": codec.to_json()}
     identity = str(uuid.uuid5(uuid.NAMESPACE_OID, name))
     writer = StoreWriter(root / f"{name}.zarr")
@@ -53,7 +58,10 @@ def make_slide(
     for group, tiles in groups.items():
         for shard in writer.missing_shards(group):
             members = plans[group].layout.shard_range(shard)
-            writer.write_shard(group, shard, [codec.encode(tiles[i]) for i in members], {})
+            columns = {}
+            if unread is not None:
+                columns["unread"] = 0.25 * np.isin(members, unread.get(group, ())).astype("f4")
+            writer.write_shard(group, shard, [codec.encode(tiles[i]) for i in members], columns)
     writer.commit()
     resolutions = tuple(
         Resolution(g, (float(g),) * 2, float(g), t.shape[1], len(t), 0, (1.0, 1.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import threading
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,25 @@ def test_the_size_of_batches_does_not_change_the_order(manifest: Manifest) -> No
     np.testing.assert_array_equal(
         np.concatenate(small), TileLoader(manifest, mix, sampler, 12).batch(0).ids
     )
+
+
+def test_tiles_that_could_not_be_read_from_the_slide_are_never_drawn(tmp_path: Path) -> None:
+    lost = {"0.25": [1, 2], "0.5": [0, *range(5, 19)]}
+    a = make_slide(
+        tmp_path, "a", {"0.25": numbered_tiles(5), "0.5": numbered_tiles(20, 5)}, unread=lost
+    )
+    b = make_slide(tmp_path, "b", {"0.5": numbered_tiles(9, 25)}, unread={})
+    c = make_slide(tmp_path, "c", {"0.5": numbered_tiles(9, 34)}, unread={"0.5": range(9)})
+    manifest = load_manifest(save(tmp_path, a, b, c))
+    mix = resolve_mix(manifest)
+    assert {slide.id: slide.tiles for slide in mix.slides} == {"a": 8, "b": 9}
+    loader = TileLoader(manifest, mix, Sampler(mix, 0, 6), 6)
+    seen = Counter(int(v) for step in range(30) for v in loader.batch(step).tiles[:, 0, 0, 0])
+    assert set(seen) == {0, 3, 4, 6, 7, 8, 9, 24} | set(range(25, 34))
+    of_a = [count for tile, count in seen.items() if tile < 25]
+    assert max(of_a) - min(of_a) <= 1  # each in its turn, none more often for those left out
+    ids = {int(i) for step in range(30) for i in loader.batch(step).ids}
+    assert ids == set(range(mix.tiles))
 
 
 def test_a_damaged_tile_is_replaced_by_one_of_its_slide_and_reported(manifest: Manifest) -> None:

@@ -4,39 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from manifests import Manifest, ManifestError, Resolution, StoreEntry
-from pretrain.mix import resolve_mix
-from tests.manifests.make import UUID
+from manifests import Manifest, ManifestError, StoreEntry
+from pretrain.mix import Source, resolve_mix
+from tests.pretrain.make import make_slide, numbered_tiles
 
 
-def entry(name: str, *sizes: tuple[str, int, int], **facts: str) -> StoreEntry:
-    """An entry with (group, tile size, tiles) for each resolution."""
-    return StoreEntry(
-        id=name,
-        status="done",
-        source=name,
-        path=f"{name}.zarr",
-        uuid=UUID,
-        spec_hash="0" * 64,
-        resolutions=tuple(
-            Resolution(group, (float(group),) * 2, float(group), size, tiles, 0, (1.0, 1.0))
-            for group, size, tiles in sizes
-        ),
-        **facts,  # type: ignore[arg-type]
+def entry(root: Path, name: str, *sizes: tuple[str, int, int], **facts: Any) -> StoreEntry:
+    """A store with (group, tile size, tiles) for each resolution."""
+    facts = {"stain": None, "organ": None, **facts}
+    return make_slide(
+        root,
+        name,
+        {group: numbered_tiles(tiles, size=size) for group, size, tiles in sizes},
+        **facts,
     )
 
 
-def test_strata_are_stain_by_organ_and_missing_names_are_unknown() -> None:
+def test_strata_are_stain_by_organ_and_missing_names_are_unknown(tmp_path: Path) -> None:
     manifest = Manifest(
         (
-            entry("a", ("0.5", 32, 4), stain="H&E", organ="colon"),
-            entry("b", ("0.5", 32, 5), stain="H&E", organ="lung"),
-            entry("c", ("0.5", 32, 6), stain="H&E", organ="colon"),
-            entry("d", ("0.5", 32, 7)),
-        )
+            entry(tmp_path, "a", ("0.5", 8, 4), stain="H&E", organ="colon"),
+            entry(tmp_path, "b", ("0.5", 8, 5), stain="H&E", organ="lung"),
+            entry(tmp_path, "c", ("0.5", 8, 6), stain="H&E", organ="colon"),
+            entry(tmp_path, "d", ("0.5", 8, 7)),
+        ),
+        tmp_path,
     )
     mix = resolve_mix(manifest)
     found = {(s.stain, s.organ): [slide.id for slide in s.slides] for s in mix.strata}
@@ -48,10 +46,11 @@ def test_strata_are_stain_by_organ_and_missing_names_are_unknown() -> None:
     assert mix.tiles == 22
 
 
-def test_all_resolutions_of_a_slide_are_its_tiles() -> None:
-    mix = resolve_mix(Manifest((entry("a", ("0.25", 32, 3), ("0.5", 32, 2)),)))
-    (slide,) = mix.slides
-    assert [slide.locate(tile) for tile in range(5)] == [
+def test_all_resolutions_of_a_slide_are_its_tiles(tmp_path: Path) -> None:
+    slide = entry(tmp_path, "a", ("0.25", 8, 3), ("0.5", 8, 2))
+    mix = resolve_mix(Manifest((slide,), tmp_path))
+    (found,) = mix.slides
+    assert [found.locate(tile) for tile in range(5)] == [
         ("0.25", 0),
         ("0.25", 1),
         ("0.25", 2),
@@ -59,16 +58,58 @@ def test_all_resolutions_of_a_slide_are_its_tiles() -> None:
         ("0.5", 1),
     ]
     with pytest.raises(IndexError, match="5 tiles"):
-        slide.locate(5)
+        found.locate(5)
     assert mix.mpps == ((0.25, 0.25), (0.5, 0.5))
 
 
-def test_failed_and_empty_slides_are_left_out() -> None:
+def test_failed_and_empty_slides_are_left_out(tmp_path: Path) -> None:
     failed = StoreEntry(id="f", status="failed", source="f", reason="unreadable")
-    empty = dataclasses.replace(entry("e", ("0.5", 32, 0)), status="empty")
-    hollow = entry("h", ("0.5", 64, 0))
-    mix = resolve_mix(Manifest((failed, empty, hollow, entry("a", ("0.5", 32, 1)))))
+    empty = dataclasses.replace(entry(tmp_path, "e", ("0.5", 8, 0)), status="empty")
+    hollow = entry(tmp_path, "h", ("0.5", 16, 0))
+    stores = (failed, empty, hollow, entry(tmp_path, "a", ("0.5", 8, 1)))
+    mix = resolve_mix(Manifest(stores, tmp_path))
     assert [slide.id for slide in mix.slides] == ["a"]
+
+
+def test_tiles_that_could_not_be_read_have_no_number(tmp_path: Path) -> None:
+    slide = entry(
+        *(tmp_path, "a", ("0.25", 8, 5), ("0.5", 8, 30)),
+        unread={"0.25": [0, 1, 3], "0.5": [7, *range(15, 29)]},
+    )
+    mix = resolve_mix(Manifest((slide,), tmp_path))
+    (found,) = mix.slides
+    expected = [("0.25", 2), ("0.25", 4)]
+    expected += [("0.5", i) for i in (*range(7), *range(8, 15), 29)]
+    assert mix.tiles == found.tiles == len(expected)
+    assert [found.locate(tile) for tile in range(mix.tiles)] == expected
+    assert mix.to_json()["strata"][0]["slides"] == {"a": len(expected)}
+
+
+@given(count=st.integers(1, 60), unread=st.sets(st.integers(0, 59)))
+def test_tiles_to_draw_are_those_that_are_left(count: int, unread: set[int]) -> None:
+    passed_over = tuple(sorted(i for i in unread if i < count))
+    source = Source("0.5", (0.5, 0.5), count - len(passed_over), passed_over)
+    assert [source.index(tile) for tile in range(source.tiles)] == [
+        i for i in range(count) if i not in unread
+    ]
+
+
+def test_a_store_whose_tiles_are_all_unread_counts_as_empty(tmp_path: Path) -> None:
+    lost = entry(tmp_path, "lost", ("0.5", 8, 20), unread={"0.5": range(20)})
+    half = entry(tmp_path, "half", ("0.25", 8, 3), ("0.5", 8, 2), unread={"0.25": range(3)})
+    whole = entry(tmp_path, "whole", ("0.5", 8, 2), unread={})
+    mix = resolve_mix(Manifest((lost, half, whole), tmp_path))
+    assert {slide.id: slide.tiles for slide in mix.slides} == {"half": 2, "whole": 2}
+    assert mix.mpps == ((0.5, 0.5),)
+    with pytest.raises(ManifestError, match="or none that could be read whole"):
+        resolve_mix(Manifest((lost,), tmp_path))
+
+
+def test_where_all_tiles_were_read_no_list_of_them_is_kept(tmp_path: Path) -> None:
+    (slide,) = resolve_mix(
+        Manifest((entry(tmp_path, "a", ("0.5", 8, 9), unread={}),), tmp_path)
+    ).slides
+    assert slide.sources == (Source("0.5", (0.5, 0.5), 9),)
 
 
 def test_a_manifest_without_tiles_is_refused() -> None:
@@ -76,15 +117,18 @@ def test_a_manifest_without_tiles_is_refused() -> None:
         resolve_mix(Manifest((), Path()))
 
 
-def test_tiles_of_different_sizes_are_refused_naming_a_slide_of_each() -> None:
-    manifest = Manifest((entry("a", ("0.5", 256, 1)), entry("b", ("0.5", 224, 1))))
-    with pytest.raises(ManifestError, match="224 px in b, 256 px in a"):
-        resolve_mix(manifest)
+def test_tiles_of_different_sizes_are_refused_naming_a_slide_of_each(tmp_path: Path) -> None:
+    stores = (entry(tmp_path, "a", ("0.5", 16, 1)), entry(tmp_path, "b", ("0.5", 8, 1)))
+    with pytest.raises(ManifestError, match="8 px in b, 16 px in a"):
+        resolve_mix(Manifest(stores, tmp_path))
 
 
-def test_the_mix_file_gives_shares_and_counts() -> None:
-    manifest = Manifest((entry("a", ("0.5", 32, 4), organ="colon"), entry("b", ("0.5", 32, 5))))
-    assert resolve_mix(manifest).to_json() == {
+def test_the_mix_file_gives_shares_and_counts(tmp_path: Path) -> None:
+    stores = (
+        entry(tmp_path, "a", ("0.5", 32, 4), organ="colon"),
+        entry(tmp_path, "b", ("0.5", 32, 5)),
+    )
+    assert resolve_mix(Manifest(stores, tmp_path)).to_json() == {
         "tiles": 9,
         "tile_size": 32,
         "mpp": [[0.5, 0.5]],
