@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tiler.slides.tiffpages import TiffContent
 
 __all__ = [
+    "READERS",
     "Level",
     "Slide",
     "SlideFacts",
@@ -35,26 +36,38 @@ __all__ = [
     "source_token",
 ]
 
+READERS = ("auto", "openslide")
+"""Who may be asked to decode."""
+
+_NOT_OPENSLIDE = "OpenSlide does not read {} as a slide; leave out --reader openslide"
+
 _ANY_TIFF = "generic-tiff"
 """OpenSlide's word for a TIFF of no vendor."""
 
 
-def open_slide(path: Path) -> Slide:
+def open_slide(path: Path, *, reader: str = "auto", exact: bool = False) -> Slide:
     """Open a slide or a picture.
 
     Open it in the process that reads it; the handles are not for sharing.
 
     Args:
         path: a file, or a folder that holds the files of one DICOM slide.
+        reader: `auto` decodes the file's own tiles where that gives the pixels that OpenSlide
+            gives, and is then several times faster; `openslide` leaves all pixels to OpenSlide.
+        exact: cells that are reduced are decoded in full and averaged. By default less of a JPEG
+            or JPEG 2000 tile is decoded instead, see `Slide.read_cell`.
 
     Raises:
         UnreadableSlide: no reader opens it, or what it says about itself does not hold. The
             message is one sentence without the file's name, which may be a patient's.
+        ValueError: there is no such `reader`.
     """
     from tiler.slides import limits
 
+    if reader not in READERS:
+        raise ValueError(f"reader is one of {', '.join(READERS)}, not {reader!r}")
     try:
-        return _open(path)
+        return _open(path, is_direct=reader == "auto", is_exact=exact)
     except UnreadableSlide:
         raise
     except Exception as error:
@@ -62,7 +75,7 @@ def open_slide(path: Path) -> Slide:
         raise UnreadableSlide(f"it cannot be opened: {limits.spoken(error, path)}") from error
 
 
-def _open(path: Path) -> Slide:
+def _open(path: Path, *, is_direct: bool, is_exact: bool) -> Slide:
     # Imported here so that `import tiler.slides` costs no decoders.
     from tiler.slides import dicom, picture, tiffpages
     from tiler.slides.openslide import OpenSlideSlide
@@ -70,18 +83,20 @@ def _open(path: Path) -> Slide:
     file = dicom.slide_files(path)[0] if path.is_dir() else path
     start = _first_bytes(file)
     if start[:4] in tiffpages.TIFF_MAGIC:
-        return _open_tiff(file, tiffpages.read_tiff(file))
+        return _open_tiff(file, tiffpages.read_tiff(file), is_direct=is_direct, is_exact=is_exact)
     if dicom.is_dicom(file):
         for part in dicom.slide_files(file):
             dicom.check_complete(part)
     if _vendor(file) is not None:
-        return OpenSlideSlide(file)
+        return OpenSlideSlide(file, is_direct=is_direct, is_exact=is_exact)
     if start.startswith((picture.PNG_MAGIC, picture.JPEG_MAGIC)):
+        if not is_direct:
+            raise UnreadableSlide(_NOT_OPENSLIDE.format("a plain picture"))
         return picture.PictureSlide(file)
     raise UnreadableSlide("the file is no slide or picture of a known format")
 
 
-def _open_tiff(path: Path, content: TiffContent) -> Slide:
+def _open_tiff(path: Path, content: TiffContent, *, is_direct: bool, is_exact: bool) -> Slide:
     from tiler.slides import limits
     from tiler.slides.openslide import OpenSlideSlide
     from tiler.slides.tiff import TiffSlide
@@ -90,16 +105,20 @@ def _open_tiff(path: Path, content: TiffContent) -> Slide:
     vendor = None if content.ome_xml else _vendor(path)
     # Gray images of one file may be channels of fluorescence, which OpenSlide does not ask.
     if vendor is None or (vendor == _ANY_TIFF and main.samples < 3):
-        return TiffSlide(path, content)
+        if not is_direct:
+            raise UnreadableSlide(
+                _NOT_OPENSLIDE.format("an OME-TIFF" if content.ome_xml else "such a TIFF")
+            )
+        return TiffSlide(path, content, is_exact=is_exact)
     if main.kind != "uint8":
         # OpenSlide would scale 16-bit values down to 8 bits without a word.
         raise UnreadableSlide(limits.wrong_pixels(main.samples, main.kind))
     try:
-        return OpenSlideSlide(path, content)
+        return OpenSlideSlide(path, content, is_direct=is_direct, is_exact=is_exact)
     except UnreadableSlide:
-        if vendor != _ANY_TIFF:
+        if vendor != _ANY_TIFF or not is_direct:
             raise
-        return TiffSlide(path, content)  # a codec that OpenSlide lacks, perhaps
+        return TiffSlide(path, content, is_exact=is_exact)  # a codec that OpenSlide lacks, perhaps
 
 
 def _vendor(path: Path) -> str | None:

@@ -11,6 +11,7 @@ Resolutions (`mpp`) are µm per pixel.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -20,6 +21,9 @@ import numpy.typing as npt
 
 Rgb = npt.NDArray[np.uint8]
 """uint8 pixels, shape (height, width, 3), sRGB order."""
+
+REDUCTIONS = (1, 2, 4, 8)
+"""What a cell can be reduced by: what both JPEG and JPEG 2000 can do while they decode."""
 
 MPP_PLAUSIBLE = (0.01, 50.0)
 """µm/px that a light-microscope picture can have; 72, 96 and 300 dpi lie above it."""
@@ -77,6 +81,11 @@ class SlideFacts:
     """Scanned part as (l0_x, l0_y, width, height) in level-0 pixels; the whole slide by default."""
     background: tuple[int, int, int]
     """RGB of what was not scanned."""
+    pixels: str
+    """Who decodes: `direct` (every level is decoded from the file's own tiles or strips),
+    `openslide`, `mixed` (some levels each), or `whole picture` (decoded at once)."""
+    pixels_why: str
+    """Why it is they, as half a sentence."""
     fingerprint: str
     """Hash of the content, prefixed by its kind: `quickhash1:`, `tiles1:` or `file1:`."""
     scanner: str | None = None
@@ -100,15 +109,52 @@ class Slide(Protocol):
         """What is known about the slide."""
         ...
 
-    def read_cell(self, level: int, column: int, row: int) -> Rgb:
+    def read_cell(self, level: int, column: int, row: int, reduce: int = 1) -> Rgb:
         """Decode one cell.
 
+        Args:
+            level: index of the level.
+            column: of the cell.
+            row: of the cell.
+            reduce: 1, 2, 4 or 8: so many pixels in x and in y become one, their mean. Where the
+                codec can decode less of a cell, and the slide was not opened as `exact`, that
+                stands for the mean: within a few grey levels for JPEG, with a shift of part of a
+                pixel for JPEG 2000.
+
         Returns:
-            uint8 (height, width, 3), smaller than the cell size at the right and bottom edge;
-            transparent or unscanned parts are filled with the background colour.
+            uint8 (height // reduce, width // reduce, 3), where (height, width) is the cell, cut
+            off at the right and bottom edge of the level; transparent or unscanned parts are
+            filled with the background colour.
 
         Raises:
             PixelReadError: the bytes cannot be read or decoded. Other cells stay readable.
+            IndexError: there is no such level or cell.
+            ValueError: another `reduce`.
+        """
+        ...
+
+    def native_tile(self, level: int, column: int, row: int) -> bytes | None:
+        """Fetch one cell as the JPEG that the file itself holds, without decoding it.
+
+        Decoded by any decoder, it is what `read_cell` gives. The stream is completed with the
+        file's tables and a marker that states the colours; application data, comments and what
+        follows its end are cut out.
+
+        Returns:
+            A whole sequential JPEG of three 8-bit components; None if the cell is none in the
+            file, reaches over the level's edge, or has no bytes.
+
+        Raises:
+            PixelReadError: it cannot be read, has another size than the cell, or is cut off or
+                damaged in a way that shows without decoding.
+            IndexError: there is no such level or cell.
+        """
+        ...
+
+    def will_need(self, level: int, cells: Iterable[tuple[int, int]]) -> None:
+        """Announce that these cells (column, row) will be read soon.
+
+        The system may then fetch their bytes side by side; does nothing where it cannot.
         """
         ...
 

@@ -1,10 +1,10 @@
 """Slides that OpenSlide reads: SVS, NDPI, MRXS, SCN, BIF, VMS, DICOM and others.
 
-OpenSlide tells the facts and decodes. Where a level is a plain grid of TIFF tiles (`aperio`,
-`generic-tiff`), the tiles are decoded straight from the file's bytes instead: several times
-faster, and exact. OpenSlide addresses a level in whole level-0 pixels, so where a downsample is
-no whole number (2967 / 741) it blends neighbouring pixels of the level; that remains for formats
-that have no direct way. Frames and units are those of `base`.
+OpenSlide tells the facts and decodes. Where a level is a plain grid of TIFF tiles, they are decoded
+straight from the file's bytes instead, see `direct`: several times faster, and exact. OpenSlide
+addresses a level in whole level-0 pixels, so where a downsample is no whole number (2967 / 741) it
+blends neighbouring pixels of the level; that remains for formats that have no direct way. Frames
+and units are those of `base`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -22,16 +22,20 @@ import numpy as np
 import openslide
 
 from tiler.errors import PixelReadError, UnreadableSlide
-from tiler.slides import colour, limits, pyramid, resolution, segments
+from tiler.slides import colour, direct, limits, pyramid, resolution
 from tiler.slides.base import Level, Rgb, Slide, SlideFacts
+from tiler.slides.direct import Road
+from tiler.slides.rawfile import RawFile
 from tiler.slides.resolution import PixelSize
-from tiler.slides.tiffpages import TiffContent, TiffImage
+from tiler.slides.segments import CellReader
+from tiler.slides.shrink import shrunk
+from tiler.slides.tiffpages import TiffContent
 
 _CELL_SIDES: Final = (64, 1024)
 """Tile sides that make good cells; others are read in squares of `PREFERRED_CELL`."""
 
-_PLAIN_GRIDS: Final = frozenset({"aperio", "generic-tiff"})
-"""Formats whose TIFF tiles lie edge to edge, each at its place."""
+_PAINTS_MISSING_TILES: Final = frozenset({"aperio", "generic-tiff"})
+"""Formats in which OpenSlide shows something else than background where the file has no bytes."""
 
 _SCANNER_PROPERTIES: Final = (
     "tiff.Model",
@@ -63,31 +67,52 @@ _FINGERPRINT_CELLS: Final = 64
 class OpenSlideSlide(Slide):
     """A slide that OpenSlide reads, see `base.Slide`."""
 
-    def __init__(self, path: Path, content: TiffContent | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        content: TiffContent | None = None,
+        *,
+        is_direct: bool = True,
+        is_exact: bool = False,
+    ) -> None:
         """Open the slide.
 
         Args:
             path: the file.
             content: what `read_tiff` found in it; None if it is no TIFF.
+            is_direct: decode the file's own tiles where that gives the same pixels.
+            is_exact: never reduce a cell while it is decoded, see `open_slide`.
 
         Raises:
             UnreadableSlide: OpenSlide cannot open it, or its levels do not hold.
         """
         self._path = path
-        self._fd = -1
+        self._file: RawFile | None = None
         self._background = colour.WHITE
         self._open_handle()
         try:
             properties = dict(self._handle.properties)
             self._levels = _levels(self._handle, properties)
             self._background = _background(properties)
-            self._direct = _direct_images(self._levels, properties, content)
-            if any(self._direct):
-                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+            self._roads = self._find_roads(content, is_direct=is_direct, is_exact=is_exact)
             self._facts = self._gather_facts(properties, content)
         except BaseException:
             self.close()
             raise
+
+    def _find_roads(
+        self, content: TiffContent | None, *, is_direct: bool, is_exact: bool
+    ) -> tuple[Road, ...]:
+        if not is_direct:
+            return (Road(None, "asked for"),) * len(self._levels)
+        if content is None or self._vendor not in direct.PLAIN_GRIDS:
+            road = Road(None, f"the format {self._vendor} has no direct road")
+            return (road,) * len(self._levels)
+        self._file = RawFile(self._path)
+        return direct.find_roads(
+            self._file, self._levels, self._vendor, content, self._background, is_exact=is_exact
+        )
 
     def _open_handle(self) -> None:
         try:
@@ -103,9 +128,10 @@ class OpenSlideSlide(Slide):
     ) -> SlideFacts:
         size, power = _pixel_size(properties), _objective_power(properties)
         quickhash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
+        pixels, pixels_why = direct.summary(self._roads)
         return SlideFacts(
             reader="openslide",
-            vendor=properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown"),
+            vendor=self._vendor,
             compression=_compression(properties, content),
             levels=self._levels,
             mpp=size.mpp,
@@ -114,6 +140,8 @@ class OpenSlideSlide(Slide):
             objective_power=power,
             bounds=_bounds(properties, self._levels[0]),
             background=self._background,
+            pixels=pixels,
+            pixels_why=pixels_why,
             fingerprint=f"quickhash1:{quickhash}" if quickhash else self._fingerprint(),
             scanner=_scanner(properties),
             warnings=(
@@ -127,23 +155,38 @@ class OpenSlideSlide(Slide):
         """What is known about the slide."""
         return self._facts
 
-    def read_cell(self, level: int, column: int, row: int) -> Rgb:
-        """Decode one cell, see `base.Slide.read_cell`.
-
-        Raises:
-            PixelReadError: the bytes cannot be read or decoded. Other cells stay readable.
-        """
-        place = pyramid.check_cell(self._levels, level, column, row)
-        image = self._direct[level]
+    def read_cell(self, level: int, column: int, row: int, reduce: int = 1) -> Rgb:
+        """Decode one cell, see `base.Slide.read_cell`."""
+        place = pyramid.check_cell(self._levels, level, column, row, reduce)
+        reader = self._roads[level].reader
         try:
-            # Aperio leaves out tiles, which OpenSlide paints from the finer level.
-            if image is not None and not segments.is_sparse(image, column, row):
-                return segments.read_cell(self._fd, image, column, row, self._background)
-            return self._read_region(place, level, column, row)
+            if reader is None or self._is_painted_by_openslide(reader, column, row):
+                return shrunk(self._read_region(place, level, column, row), reduce)
+            return reader.read(column, row, reduce)
         except Exception as error:
             # OpenSlideError, OSError, ValueError, and one class for each codec of imagecodecs.
             reason = limits.spoken(error, self._path)
             raise PixelReadError(pyramid.cell_failure(place, level, column, row, reason)) from error
+
+    def _is_painted_by_openslide(self, reader: CellReader, column: int, row: int) -> bool:
+        """Aperio leaves out tiles, which OpenSlide paints from the finer level."""
+        return reader.is_sparse(column, row) and self._vendor in _PAINTS_MISSING_TILES
+
+    def native_tile(self, level: int, column: int, row: int) -> bytes | None:
+        """Fetch one cell as the file's own JPEG, see `base.Slide.native_tile`."""
+        place = pyramid.check_cell(self._levels, level, column, row)
+        reader = self._roads[level].reader
+        try:
+            return None if reader is None else reader.native_tile(column, row)
+        except (OSError, ValueError) as error:
+            reason = limits.spoken(error, self._path)
+            raise PixelReadError(pyramid.cell_failure(place, level, column, row, reason)) from error
+
+    def will_need(self, level: int, cells: Iterable[tuple[int, int]]) -> None:
+        """Announce cells, see `base.Slide.will_need`; does nothing where OpenSlide reads."""
+        reader = self._roads[level].reader
+        if reader is not None:
+            reader.will_need(cells)
 
     def _read_region(self, place: Level, level: int, column: int, row: int) -> Rgb:
         if self._owner != os.getpid():
@@ -183,9 +226,8 @@ class OpenSlideSlide(Slide):
     def close(self) -> None:
         """Release the file handles; closing twice is allowed."""
         self._handle.close()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._file is not None:
+            self._file.close()
 
 
 def _levels(handle: openslide.OpenSlide, properties: Mapping[str, str]) -> tuple[Level, ...]:
@@ -217,34 +259,6 @@ def _cell_size(properties: Mapping[str, str], level: int) -> tuple[int, int]:
     if all(low <= side <= high for side in tile):
         return tile[0], tile[1]
     return limits.PREFERRED_CELL, limits.PREFERRED_CELL
-
-
-def _direct_images(
-    levels: tuple[Level, ...], properties: Mapping[str, str], content: TiffContent | None
-) -> tuple[TiffImage | None, ...]:
-    """For each level, the TIFF image whose tiles are its cells; None where OpenSlide must read."""
-    vendor = properties.get(openslide.PROPERTY_NAME_VENDOR)
-    if content is None or vendor not in _PLAIN_GRIDS:
-        return (None,) * len(levels)
-    return tuple(_direct_image(place, content) for place in levels)
-
-
-def _direct_image(place: Level, content: TiffContent) -> TiffImage | None:
-    candidates = [
-        image
-        for image in content.images
-        if image.is_tiled and (image.width, image.height) == (place.width, place.height)
-    ]
-    if len(candidates) != 1:
-        return None
-    image = candidates[0]
-    # OpenSlide believes the TIFF's RGB, other decoders the JFIF marker's YCbCr: leave that to it.
-    is_ambiguous = image.photometric == segments.RGB and image.is_jfif
-    has_alpha = image.samples not in (1, 3)
-    if is_ambiguous or has_alpha or segments.why_not(image):
-        return None
-    is_cell = segments.cell_size(image) == (place.cell_width, place.cell_height)
-    return image if is_cell else None
 
 
 def _number(text: str | None) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import warnings as python_warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from PIL import Image
 from tiler.errors import PixelReadError, UnreadableSlide
 from tiler.slides import colour, limits, pyramid
 from tiler.slides.base import Level, Rgb, Slide, SlideFacts
+from tiler.slides.shrink import shrunk
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
@@ -58,6 +60,8 @@ class PictureSlide(Slide):
             objective_power=None,
             bounds=(0, 0, width, height),
             background=colour.WHITE,
+            pixels="whole picture",
+            pixels_why=f"a {kind} file has no tiles",
             fingerprint=f"file1:{digest}",
             warnings=tuple(warnings),
         )
@@ -67,18 +71,27 @@ class PictureSlide(Slide):
         """What is known about the picture."""
         return self._facts
 
-    def read_cell(self, level: int, column: int, row: int) -> Rgb:
+    def read_cell(self, level: int, column: int, row: int, reduce: int = 1) -> Rgb:
         """Cut one cell from the picture, see `base.Slide.read_cell`.
 
         Raises:
             PixelReadError: the picture is damaged or cut off.
         """
-        pyramid.check_cell(self._facts.levels, level, column, row)
+        pyramid.check_cell(self._facts.levels, level, column, row, reduce)
         if self._pixels is None:
             self._pixels = self._decode()
         side = limits.PREFERRED_CELL
         l0_x, l0_y = column * side, row * side
-        return self._pixels[l0_y : l0_y + side, l0_x : l0_x + side].copy()
+        cell = self._pixels[l0_y : l0_y + side, l0_x : l0_x + side]
+        return cell.copy() if reduce == 1 else shrunk(cell, reduce)
+
+    def native_tile(self, level: int, column: int, row: int) -> bytes | None:
+        """None: a picture has no tiles."""
+        pyramid.check_cell(self._facts.levels, level, column, row)
+        return None
+
+    def will_need(self, level: int, cells: Iterable[tuple[int, int]]) -> None:
+        """Do nothing: a picture is read at once."""
 
     def _decode(self) -> Rgb:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from tiler.slides.base import Level
+from tiler.slides.base import REDUCTIONS, Level
 
 MAX_STRETCH = 0.01
 """Relative difference of the downsamples in x and y that is passed over in silence."""
@@ -44,12 +44,17 @@ def stretch_warnings(levels: tuple[Level, ...]) -> tuple[str, ...]:
     )
 
 
-def check_cell(levels: tuple[Level, ...], level: int, column: int, row: int) -> Level:
+def check_cell(
+    levels: tuple[Level, ...], level: int, column: int, row: int, reduce: int = 1
+) -> Level:
     """Return the level a cell lies on.
 
     Raises:
         IndexError: there is no such level or cell.
+        ValueError: cells cannot be reduced by such a factor.
     """
+    if reduce not in REDUCTIONS:
+        raise ValueError(f"a cell can be reduced by {REDUCTIONS}, not by {reduce}")
     if not 0 <= level < len(levels):
         raise IndexError(f"there is no level {level}, the slide has {len(levels)}")
     place = levels[level]

@@ -9,17 +9,18 @@ before it allocates: a segment cannot ask for more than the TIFF says it holds.
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
-from tiler.slides import colour, jpegstream, limits
+from tiler.slides import colour, jpeg2000, jpegstream, limits
 from tiler.slides.base import Rgb
+from tiler.slides.rawfile import RawFile
+from tiler.slides.shrink import shrunk
 from tiler.slides.tiffpages import TiffImage
 
 Samples = npt.NDArray[np.uint8]
@@ -86,6 +87,12 @@ def _why_not_size(image: TiffImage) -> str | None:
     return None
 
 
+def describe(image: TiffImage) -> str:
+    """Say what an image is made of, such as `jpeg tiles of 240 x 240 px`."""
+    kind = "tiles" if image.is_tiled else "strips"
+    return f"{image.compression_name} {kind} of {image.segment_width} x {image.segment_height} px"
+
+
 def cell_size(image: TiffImage) -> tuple[int, int]:
     """(width, height) of a cell: the tile, or the strips of about `PREFERRED_CELL` rows."""
     return image.segment_width, image.segment_height * _strips_per_cell(image)
@@ -99,105 +106,180 @@ def _strips_per_cell(image: TiffImage) -> int:
     return max(1, min(by_rows, limits.MAX_CELL_BYTES // strip, image.rows))
 
 
-def is_sparse(image: TiffImage, column: int, row: int) -> bool:
-    """Whether the file holds no bytes for a cell of a tiled image."""
-    return bool(image.byte_counts[row * image.columns + column] == 0)
+def why_unusual(file: RawFile, image: TiffImage) -> str | None:
+    """Say why another decoder may know more of an image than ours, as half a sentence.
 
-
-def read_cell(
-    fd: int, image: TiffImage, column: int, row: int, background: tuple[int, int, int]
-) -> Rgb:
-    """Read and decode one cell.
-
-    Returns:
-        uint8 (height, width, 3), cut off at the right and bottom edge of the image.
-
-    Raises:
-        ValueError, OSError, or an error of imagecodecs: the cell cannot be read or decoded.
+    Its first tile stands for all. Damage is not unusual: it is met again where it is read.
     """
-    strips = _strips_per_cell(image)
-    first = row * strips
-    parts = [
-        _read_segment(fd, image, column, segment_row, background)
-        for segment_row in range(first, min(first + strips, image.rows))
-    ]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    first = next((i for i, count in enumerate(image.byte_counts) if count), None)
+    if first is None:
+        return None
+    try:
+        data = file.read(int(image.offsets[first]), int(image.byte_counts[first]))
+        if image.compression == _JPEG:
+            tiles = jpegstream.JpegTiles(image.jpeg_tables, image.photometric)
+            return None if tiles.header(data).is_usual else "its JPEG tiles are coded unusually"
+        if image.compression in _JPEG2000 and jpeg2000.read_header(data).is_subsampled:
+            return "its JPEG 2000 tiles have subsampled colours"
+    except (OSError, ValueError):
+        return None
+    return None
 
 
-def _read_segment(
-    fd: int, image: TiffImage, column: int, row: int, background: tuple[int, int, int]
-) -> Rgb:
-    width = min(image.segment_width, image.width - column * image.segment_width)
-    height = min(image.segment_height, image.height - row * image.segment_height)
-    index = row * image.columns + column
-    per_plane = image.columns * image.rows
-    planes = range(image.samples) if image.is_planar else range(1)
-    indices = [index + plane * per_plane for plane in planes]
-    if any(image.byte_counts[i] == 0 for i in indices):
-        return colour.filled(height, width, background)
-    samples = 1 if image.is_planar else image.samples
-    decoded = [
-        _decode(image, _bytes_of(fd, image, i), samples, (width, height))[:height, :width]
-        for i in indices
-    ]
-    pixels = decoded[0] if len(decoded) == 1 else np.concatenate(decoded, axis=2)
-    return _to_rgb(image, pixels)
+class CellReader:
+    """Reads the cells of one image."""
 
+    def __init__(
+        self,
+        file: RawFile,
+        image: TiffImage,
+        background: tuple[int, int, int],
+        *,
+        size: tuple[int, int] | None = None,
+        is_exact: bool = False,
+    ) -> None:
+        """Prepare to read.
 
-def _bytes_of(fd: int, image: TiffImage, index: int) -> bytes:
-    count, offset = int(image.byte_counts[index]), int(image.offsets[index])
-    if count > limits.MAX_CELL_BYTES * 2:
-        raise ValueError(f"a segment claims {count:,} bytes")
-    data = os.pread(fd, count, offset)
-    while len(data) < count:
-        more = os.pread(fd, count - len(data), offset + len(data))
-        if not more:
-            raise ValueError("the file ends inside the segment")
-        data += more
-    return data
+        Args:
+            file: it holds the image, and is closed by its owner.
+            image: `why_not` says nothing against it.
+            background: RGB of tiles that the file has no bytes for.
+            size: (width, height) of the level, where the image is padded beyond it.
+            is_exact: cells are reduced by averaging alone, never by decoding less of them.
 
-
-def _decode(image: TiffImage, data: bytes, samples: int, needed: tuple[int, int]) -> Samples:
-    full = (image.segment_width, image.segment_height)
-    if image.compression == _JPEG:
-        photometric = image.photometric if samples == 3 else MIN_IS_BLACK
-        stream = jpegstream.whole_stream(data, image.jpeg_tables, photometric)
-        return jpegstream.decode(stream, samples, needed, full)
-    if image.compression in _JPEG2000:
-        _check_jpeg2000(data, samples, needed, full)
-        pixels: Samples = imagecodecs.jpeg2k_decode(data)
-        return pixels.reshape(*pixels.shape[:2], samples)
-    # Tiles are padded to their full size, the last strip of an image mostly is not.
-    height = full[1] if image.is_tiled else needed[1]
-    size = full[0] * height * samples
-    raw = _BOUNDED[image.compression](data, full[0] * full[1] * samples)
-    if len(raw) < size:
-        raise ValueError(f"the segment holds {len(raw):,} of {size:,} bytes")
-    flat = np.frombuffer(raw, np.uint8, size).reshape(height, full[0], samples)
-    if image.predictor == 2:
-        return np.cumsum(flat, axis=1, dtype=np.uint8)
-    return flat
-
-
-def _check_jpeg2000(
-    data: bytes, samples: int, least: tuple[int, int], most: tuple[int, int]
-) -> None:
-    """Hold the size in a JPEG 2000 header (SIZ marker, ISO 15444-1 A.5.1) against the TIFF's."""
-    start = data.find(b"\xff\x4f\xff\x51", 0, 4096)
-    if start < 0 or start + 45 > len(data):
-        raise ValueError("the JPEG 2000 tile has no size header")
-    x1, y1, x0, y0 = struct.unpack_from(">4I", data, start + 8)
-    (components,) = struct.unpack_from(">H", data, start + 40)
-    width, height, depth = x1 - x0, y1 - y0, data[start + 42]
-    if not (least[0] <= width <= most[0] and least[1] <= height <= most[1]):
-        raise ValueError(
-            f"the JPEG 2000 tile is {width} x {height} px where {most[0]} x {most[1]} should be"
+        Raises:
+            ValueError: the image's JPEG tables are damaged.
+        """
+        self._file = file
+        self._image = image
+        self._size = size or (image.width, image.height)
+        self._background = background
+        self._is_exact = is_exact
+        self._full = (image.segment_width, image.segment_height)
+        self._samples = 1 if image.is_planar else image.samples
+        self._planes = image.samples if image.is_planar else 1
+        self._strips_per_cell = _strips_per_cell(image)
+        photometric = image.photometric if self._samples == 3 else MIN_IS_BLACK
+        self._jpegs = (
+            jpegstream.JpegTiles(image.jpeg_tables, photometric)
+            if image.compression == _JPEG
+            else None
         )
-    if components != samples or depth != 7:
-        raise ValueError(
-            f"the JPEG 2000 tile has {components} components of {(depth & 127) + 1} bits where "
-            f"{samples} of 8 should be"
+
+    def is_sparse(self, column: int, row: int) -> bool:
+        """Whether the file holds no bytes for a cell of a tiled image."""
+        return bool(self._image.byte_counts[row * self._image.columns + column] == 0)
+
+    def read(self, column: int, row: int, reduce: int = 1) -> Rgb:
+        """Read and decode one cell.
+
+        Args:
+            column: of the cell.
+            row: of the cell.
+            reduce: 1, 2, 4 or 8 pixels in x and y are averaged to one.
+
+        Returns:
+            uint8 (height // reduce, width // reduce, 3), cut off at the right and bottom edge of
+            the level.
+
+        Raises:
+            ValueError, OSError, or an error of imagecodecs: the cell cannot be read or decoded.
+        """
+        if self._image.is_tiled:
+            return self._read_segment(column, row, reduce)
+        first = row * self._strips_per_cell
+        rows = range(first, min(first + self._strips_per_cell, self._image.rows))
+        return shrunk(np.concatenate([self._read_segment(column, r, 1) for r in rows]), reduce)
+
+    def native_tile(self, column: int, row: int) -> bytes | None:
+        """A tile's own JPEG, completed, see `base.Slide.native_tile`.
+
+        Raises:
+            ValueError, OSError: it cannot be read, or is damaged in a way that shows.
+        """
+        image = self._image
+        if self._jpegs is None or not image.is_tiled or self._samples != 3:
+            return None
+        if self._needed(column, row) != self._full or self.is_sparse(column, row):
+            return None
+        data = self._bytes_of(row * image.columns + column)
+        return self._jpegs.for_storing(data, self._full)
+
+    def will_need(self, cells: Iterable[tuple[int, int]]) -> None:
+        """Announce that these cells (column, row) will be read soon."""
+        counts, offsets = self._image.byte_counts, self._image.offsets
+        self._file.will_need(
+            (int(offsets[i]), int(counts[i]))
+            for column, row in cells
+            for i in self._indices_of_cell(column, row)
+            if counts[i]
         )
+
+    def _indices_of_cell(self, column: int, row: int) -> Iterable[int]:
+        first = row * self._strips_per_cell
+        for segment_row in range(first, min(first + self._strips_per_cell, self._image.rows)):
+            yield from self._indices(column, segment_row)
+
+    def _indices(self, column: int, row: int) -> list[int]:
+        """Where the planes of a segment stand in the lists of offsets and byte counts."""
+        image = self._image
+        first = row * image.columns + column
+        return [first + plane * image.columns * image.rows for plane in range(self._planes)]
+
+    def _needed(self, column: int, row: int) -> tuple[int, int]:
+        """(width, height) of a segment without what lies outside of the level."""
+        width, height = self._full
+        return (
+            min(width, self._size[0] - column * width),
+            min(height, self._size[1] - row * height),
+        )
+
+    def _bytes_of(self, index: int) -> bytes:
+        image = self._image
+        return self._file.read(int(image.offsets[index]), int(image.byte_counts[index]))
+
+    def _read_segment(self, column: int, row: int, reduce: int) -> Rgb:
+        needed = self._needed(column, row)
+        indices = self._indices(column, row)
+        if any(self._image.byte_counts[i] == 0 for i in indices):
+            width, height = needed[0] // reduce, needed[1] // reduce
+            return colour.filled(height, width, self._background)
+        if self._planes > 1:
+            planes = [self._decode(self._bytes_of(i), needed, 1)[0] for i in indices]
+            pixels, done = np.concatenate(planes, axis=2), 1
+        else:
+            wanted = 1 if self._is_exact else reduce
+            pixels, done = self._decode(self._bytes_of(indices[0]), needed, wanted)
+        cut = pixels[: needed[1] // done, : needed[0] // done]
+        return shrunk(_to_rgb(self._image, cut), reduce // done)
+
+    def _decode(self, data: bytes, needed: tuple[int, int], reduce: int) -> tuple[Samples, int]:
+        """Decode a segment, reduced if its codec can do that; say by what it was reduced."""
+        if self._jpegs is not None:
+            jpeg, stream = self._jpegs.for_decoding(data, self._samples, needed, self._full)
+            done = reduce if jpeg.can_be_scaled else 1
+            return jpegstream.decode(jpeg, stream, done), done
+        if self._image.compression in _JPEG2000:
+            header = jpeg2000.read_header(data)
+            jpeg2000.check(header, self._samples, needed, self._full)
+            done = reduce if header.can_be_reduced(reduce) else 1
+            return jpeg2000.decode(header, data, done), done
+        return self._unpack(data, needed[1]), 1
+
+    def _unpack(self, data: bytes, needed_height: int) -> Samples:
+        """Undo a compression that knows bytes alone."""
+        image = self._image
+        width, height = self._full
+        most = width * height * self._samples
+        # Tiles are padded to their full size, the last strip of an image mostly is not.
+        if not image.is_tiled:
+            height = needed_height
+        size = width * height * self._samples
+        raw = _BOUNDED[image.compression](data, most)
+        if len(raw) < size:
+            raise ValueError(f"the segment holds {len(raw):,} of {size:,} bytes")
+        flat = np.frombuffer(raw, np.uint8, size).reshape(height, width, self._samples)
+        return np.cumsum(flat, axis=1, dtype=np.uint8) if image.predictor == 2 else flat
 
 
 def _to_rgb(image: TiffImage, pixels: Samples) -> Rgb:
@@ -218,13 +300,13 @@ def _to_rgb(image: TiffImage, pixels: Samples) -> Rgb:
     return np.ascontiguousarray(rgb)
 
 
-def fingerprint(fd: int, images: tuple[TiffImage, ...]) -> str:
+def fingerprint(file: RawFile, images: tuple[TiffImage, ...]) -> str:
     """Hash the sizes of all levels and the encoded bytes of the coarsest, prefixed `tiles1:`.
 
     Where those bytes are many, `FINGERPRINT_SAMPLES` evenly spaced segments stand for them.
 
     Args:
-        fd: descriptor of the file.
+        file: it holds the images.
         images: the levels, finest first.
     """
     digest = hashlib.sha256()
@@ -235,7 +317,7 @@ def fingerprint(fd: int, images: tuple[TiffImage, ...]) -> str:
     total = int(coarsest.byte_counts.sum())
     samples = count if total <= limits.FINGERPRINT_BYTES else limits.FINGERPRINT_SAMPLES
     for index in limits.evenly_spaced(count, samples):
-        data = _bytes_of(fd, coarsest, index)
+        data = file.read(int(coarsest.offsets[index]), int(coarsest.byte_counts[index]))
         digest.update(struct.pack("<QQ", index, len(data)))
         digest.update(data)
     return f"tiles1:{digest.hexdigest()}"

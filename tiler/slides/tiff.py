@@ -7,26 +7,29 @@ images that the writer flagged as reduced versions. Frames and units are those o
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from tiler.errors import PixelReadError, UnreadableSlide
 from tiler.slides import limits, pyramid, resolution, segments
 from tiler.slides.base import Level, Rgb, Slide, SlideFacts
 from tiler.slides.colour import WHITE
+from tiler.slides.rawfile import RawFile
 from tiler.slides.resolution import OmeImage, PixelSize
+from tiler.slides.segments import CellReader
 from tiler.slides.tiffpages import TiffContent, TiffImage
 
 
 class TiffSlide(Slide):
     """A slide in a TIFF, see `base.Slide`."""
 
-    def __init__(self, path: Path, content: TiffContent) -> None:
+    def __init__(self, path: Path, content: TiffContent, *, is_exact: bool = False) -> None:
         """Open the slide.
 
         Args:
             path: the file.
             content: what `read_tiff` found in it.
+            is_exact: never reduce a cell while it is decoded, see `open_slide`.
 
         Raises:
             UnreadableSlide: it holds pixels that cannot be shown right as 8-bit RGB.
@@ -34,15 +37,18 @@ class TiffSlide(Slide):
         self._path = path
         ome = resolution.read_ome(content.ome_xml) if content.ome_xml else None
         main = _main_image(content, ome)
-        self._images, warnings = _levels_of(main, content)
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        images, warnings = _levels_of(main, content)
+        self._file = RawFile(path)
         try:
-            fingerprint = segments.fingerprint(self._fd, self._images)
+            fingerprint = segments.fingerprint(self._file, images)
+            self._readers = tuple(
+                CellReader(self._file, image, WHITE, is_exact=is_exact) for image in images
+            )
         except (OSError, ValueError) as error:
-            os.close(self._fd)
+            self._file.close()
             raise UnreadableSlide(f"it cannot be read: {limits.spoken(error, path)}") from error
         size = _pixel_size(content, main, ome)
-        levels = tuple(_level(image, main) for image in self._images)
+        levels = tuple(_level(image, main) for image in images)
         self._facts = SlideFacts(
             reader="tiff",
             vendor="ome-tiff" if ome else "tiff",
@@ -54,6 +60,8 @@ class TiffSlide(Slide):
             objective_power=None,
             bounds=(0, 0, main.width, main.height),
             background=WHITE,
+            pixels="direct",
+            pixels_why=f"{segments.describe(main)}, in a file that OpenSlide does not read",
             fingerprint=fingerprint,
             warnings=(
                 *_content_warnings(content, main, ome),
@@ -67,25 +75,32 @@ class TiffSlide(Slide):
         """What is known about the slide."""
         return self._facts
 
-    def read_cell(self, level: int, column: int, row: int) -> Rgb:
-        """Decode one cell, see `base.Slide.read_cell`.
-
-        Raises:
-            PixelReadError: the bytes cannot be read or decoded. Other cells stay readable.
-        """
-        place = pyramid.check_cell(self._facts.levels, level, column, row)
+    def read_cell(self, level: int, column: int, row: int, reduce: int = 1) -> Rgb:
+        """Decode one cell, see `base.Slide.read_cell`."""
+        place = pyramid.check_cell(self._facts.levels, level, column, row, reduce)
         try:
-            return segments.read_cell(self._fd, self._images[level], column, row, WHITE)
+            return self._readers[level].read(column, row, reduce)
         except Exception as error:
             # Each codec of imagecodecs has its own exception class.
             reason = limits.spoken(error, self._path)
             raise PixelReadError(pyramid.cell_failure(place, level, column, row, reason)) from error
 
+    def native_tile(self, level: int, column: int, row: int) -> bytes | None:
+        """Fetch one cell as the file's own JPEG, see `base.Slide.native_tile`."""
+        place = pyramid.check_cell(self._facts.levels, level, column, row)
+        try:
+            return self._readers[level].native_tile(column, row)
+        except (OSError, ValueError) as error:
+            reason = limits.spoken(error, self._path)
+            raise PixelReadError(pyramid.cell_failure(place, level, column, row, reason)) from error
+
+    def will_need(self, level: int, cells: Iterable[tuple[int, int]]) -> None:
+        """Announce cells, see `base.Slide.will_need`."""
+        self._readers[level].will_need(cells)
+
     def close(self) -> None:
         """Release the file handle; closing twice is allowed."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()
 
 
 def _main_image(content: TiffContent, ome: OmeImage | None) -> TiffImage:
