@@ -1,17 +1,25 @@
-"""How fast tiles are cut, against a plain OpenSlide loop: `python -m tests.benchmarks.extract`.
+"""How fast tiles are cut, against other ways to cut them: `python -m tests.benchmarks.extract`.
 
-Both do the same job as whole processes, in turn, several times: the tiles that histotile keeps of
-one slide, 256 px at the asked µm per pixel, as JPEG on disk. Printed are tiles per CPU-second (user
-and system time of all processes, as the operating system counts it) and the ratio pair by pair;
-quote ratios of one run, since machines drift.
+All do the same job as whole processes, in turn, several times: tissue tiles of one slide, as
+JPEG on disk. The slide is made from real tissue (`slide`), at 0.25 µm/px. Quote ratios of one run:
+they are taken round by round, since machines drift. Scenarios:
+
+- half: 256 px at 0.5 µm/px, against OpenSlide, a loop around it, the least it can cost, and rivals;
+- passthrough: native tiles at 0.25 µm/px, taken as they are;
+- jpeg2000: 0.5 µm/px from a JPEG 2000 slide;
+- workers: wall time of one worker against two;
+- decodes: how often native tiles are decoded, by tile size, stride and resolution.
+
+With `--workers 0` each contender works in one process; rivals have one worker then. Otherwise all
+are given as many copies of the slide as workers, since some rivals share out slides, not tiles.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import dataclasses
+import json
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,78 +27,228 @@ from pathlib import Path
 
 import numpy as np
 
-from manifests import TileStore
-from tiler.synthetic import paint, write_slide
+from tests.benchmarks.contenders import (
+    Contender,
+    Job,
+    bare_limit,
+    copies,
+    histotile,
+    kept_positions,
+    openslide_loop,
+    slide_facts,
+)
+from tests.benchmarks.measure import CommandFailed, machine
+from tests.benchmarks.rivals import rivals
+from tests.benchmarks.rounds import (
+    Record,
+    figures,
+    ratios,
+    records_json,
+    run_once,
+    run_rounds,
+    table,
+)
+from tests.benchmarks.slide import MPP, SlideSpec, add_options
 
-LOOP = """
-import sys
-from pathlib import Path
-import numpy, openslide, simplejpeg
-slide, positions, out, native = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
-out.mkdir()
-reader = openslide.OpenSlide(slide)
-for number, (x, y) in enumerate(numpy.load(positions)):
-    region = reader.read_region((int(x), int(y)), 0, (native, native)).convert("RGB")
-    pixels = numpy.asarray(region.resize((256, 256), 4))
-    data = simplejpeg.encode_jpeg(numpy.ascontiguousarray(pixels), 90, "RGB", "444")
-    (out / f"{number}.jpg").write_bytes(data)
-"""
+JPEG2000 = SlideSpec(width=16_384, height=12_288, compression="jpeg2000")
+
+DECODES = (
+    ("256 px at 0.5 µm/px", ("--mpp", "0.5", "--tile-size", "256")),
+    ("224 px at 0.5 µm/px", ("--mpp", "0.5", "--tile-size", "224")),
+    ("256 px at 0.5 µm/px, stride 128", ("--mpp", "0.5", "--stride", "128")),
+    ("256 px at 0.37 µm/px", ("--mpp", "0.37")),
+)
 
 
-def cpu_seconds(command: list[str]) -> float:
-    """Run a command; return the CPU-seconds of it and its children."""
-    before = os.times()
-    subprocess.run(command, check=True, capture_output=True)
-    after = os.times()
-    return (after.children_user - before.children_user) + (
-        after.children_system - before.children_system
+class Bench:
+    """The slides, the options and the results of one call."""
+
+    def __init__(self, given: argparse.Namespace, work: Path) -> None:
+        self.given = given
+        self.work = work
+        self.results: dict[str, object] = {}
+
+    def slide(self, spec: SlideSpec) -> Path:
+        """A slide that was given, or one that is made; a folder that is kept has it already."""
+        for slide in self.given.slide:
+            if slide_facts(slide)["compression"] == spec.compression:
+                return Path(slide)
+        name = f"{spec.compression}-{spec.native}-{spec.width}x{spec.height}.svs"
+        path = self.work / name
+        if not path.exists():
+            print(f"making {name}", file=sys.stderr)
+            size = ["--width", str(spec.width), "--height", str(spec.height)]
+            kind = ["--native", str(spec.native), "--compression", spec.compression]
+            # A process of its own: its memory would count as that of every contender.
+            start = [sys.executable, "-m", "tests.benchmarks.slide", str(path)]
+            subprocess.run([*start, *size, *kind], check=True, stdout=subprocess.DEVNULL)
+        return path
+
+    def spec(self) -> SlideSpec:
+        """The JPEG slide that the options ask for."""
+        return SlideSpec(self.given.width, self.given.height, self.given.native)
+
+    def job(self, slide: Path, mpp: float, tile_size: int, workers: int | None = None) -> Job:
+        """A job for all contenders."""
+        workers = self.given.workers if workers is None else workers
+        slides = copies(slide, self.work / "copies", max(1, workers))
+        return Job(slides, mpp, tile_size, workers, subsampling=self.given.subsampling)
+
+    def positions(self, job: Job) -> Path:
+        """Where histotile cuts tiles, found by cutting them; for those who are handed them.
+
+        Raises:
+            CommandFailed: histotile failed.
+        """
+        out = self.work / "tiles"
+        path = self.work / "positions.npy"
+        first = dataclasses.replace(job, slides=job.slides[:1], workers=0)
+        run_once(histotile(first), out)
+        np.save(path, kept_positions(out, job.mpp))
+        return path
+
+    def compare(
+        self, scenario: str, job: Job, ours: list[Contender], theirs: list[Contender]
+    ) -> None:
+        """Run rounds, print them, keep them for the file."""
+        records = run_rounds([*ours, *theirs], self.given.runs, self.work / "tiles")
+        own, others = records[: len(ours)], records[len(ours) :]
+        self.show(scenario, job, records)
+        print(f"{ratios(own, [*own, *others] if len(own) > 1 else others)}\n")
+
+    def show(self, scenario: str, job: Job, records: list[Record]) -> None:
+        """Print the figures of a scenario and keep them for the file."""
+        facts = slide_facts(job.slides[0])
+        size = f"{facts['width']} × {facts['height']} px, native tiles {facts['native']} px"
+        print(f"## {scenario}: {job.tile_size} px at {job.mpp:g} µm/px from {MPP:g} µm/px\n")
+        print(f"{size}, {facts['compression']}; {len(job.slides)} slide(s); workers {job.workers};")
+        print(
+            f"JPEG {job.quality} {job.subsampling}; medians (least to most), n = {self.given.runs}"
+        )
+        print(f"\n{figures(records)}\n", flush=True)
+        self.results[scenario] = {"slide": facts, "contenders": records_json(records)}
+
+
+def half(bench: Bench) -> None:
+    """The usual job, against everybody."""
+    job = bench.job(bench.slide(bench.spec()), 0.5, 256)
+    positions = bench.positions(job)
+    ours = [histotile(job), histotile(job, "--reader", "openslide", name="histotile, OpenSlide")]
+    theirs = [openslide_loop(job, positions), bare_limit(job, positions)]
+    if bench.given.rivals:
+        theirs += rivals(bench.given.rivals, job, bench.work / "rivals")
+    bench.compare("half", job, ours, theirs)
+
+
+def passthrough(bench: Bench) -> None:
+    """Native tiles as they are, with the quality columns and without."""
+    slide = bench.slide(bench.spec())
+    side = int(str(slide_facts(slide)["native"]))
+    job = bench.job(slide, MPP, side)
+    native = ("--tile-size", "native")
+    ours = [
+        histotile(job, *native, "--no-quality", name="histotile, native, no quality"),
+        histotile(job, *native, name="histotile, native"),
+        histotile(job, name="histotile, encoded anew"),
+    ]
+    bench.compare("passthrough", job, ours, [openslide_loop(job, bench.positions(job))])
+
+
+def jpeg2000(bench: Bench) -> None:
+    """The usual job from a slide that is slow to decode."""
+    job = bench.job(bench.slide(JPEG2000), 0.5, 256)
+    ours = [histotile(job), histotile(job, "--reader", "openslide", name="histotile, OpenSlide")]
+    bench.compare("jpeg2000", job, ours, [openslide_loop(job, bench.positions(job))])
+
+
+def workers(bench: Bench) -> None:
+    """One slide, more processes: what counts is wall time."""
+    slide = bench.slide(bench.spec())
+    job = bench.job(slide, 0.5, 256, workers=0)
+    two, one = (
+        histotile(dataclasses.replace(job, workers=n), name=f"histotile --workers {n}")
+        for n in (2, 1)
     )
+    bench.compare("workers", job, [two], [one])
 
 
-def histotile(slide: Path, mpp: float, out: Path, workers: int) -> list[str]:
-    options = ["--mpp", f"{mpp:g}", "--out", str(out), "--workers", str(workers), "--quiet"]
-    return [sys.executable, "-m", "tiler", "extract", str(slide), *options]
+def decodes(bench: Bench) -> None:
+    """How many native tiles are decoded for how many that are needed."""
+    slide = bench.slide(dataclasses.replace(bench.spec(), native=240))
+    job = bench.job(slide, 0.5, 256, workers=0)
+    keys = ("tiles", "native_tiles_decoded", "native_tiles_distinct", "decodes_per_native_tile")
+    rows, kept = [], {}
+    for name, options in DECODES:
+        try:
+            facts = run_once(histotile(job, *options), bench.work / "tiles").made.facts
+        except CommandFailed as problem:
+            rows.append([name, str(problem), "", "", ""])
+            continue
+        rows.append([name, *(_shown(facts.get(key)) for key in keys)])
+        kept[name] = facts
+    side = slide_facts(slide)["native"]
+    print(f"## decodes: native tiles of {side} px\n\n{table(['what', *keys], rows)}\n", flush=True)
+    bench.results["decodes"] = kept
+
+
+def _shown(value: object) -> str:
+    return "n/a" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+SCENARIOS = {
+    "half": half,
+    "passthrough": passthrough,
+    "jpeg2000": jpeg2000,
+    "workers": workers,
+    "decodes": decodes,
+}
 
 
 def main() -> None:
-    """Make a slide, run both in turn, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the scenarios that are asked for; print tables, write a file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scenario", choices=(*SCENARIOS, "all"), default="half")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--mpp", type=float, default=0.5)
-    arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp())
+    parser.add_argument("--workers", type=int, default=0, help="0: in one process (default)")
+    parser.add_argument("--subsampling", choices=("444", "420"), default="444")
+    parser.add_argument("--rivals", type=Path, help="folder that rivals.sh has filled")
+    parser.add_argument(
+        "--slide", type=Path, action="append", default=[], help="a slide that was made before"
+    )
+    parser.add_argument("--work", type=Path, help="folder for slides and tiles, on a local disk")
+    parser.add_argument("--keep", action="store_true", help="keep the slides that were made")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every run to a file too")
+    add_options(parser)
+    given = parser.parse_args()
+    work = given.work or Path(tempfile.mkdtemp())
+    work.mkdir(parents=True, exist_ok=True)
+    bench = Bench(given, work)
+    facts = machine()
+    print(f"{facts['date']}, {facts['processor']}, {facts['cores']} cores, ", end="")
+    print(f"Python {facts['python']}, {facts['system']}\n", flush=True)
     try:
-        compare(folder, arguments.mpp, arguments.runs, arguments.workers)
+        for name in SCENARIOS if given.scenario == "all" else (given.scenario,):
+            attempt(name, bench)
     finally:
-        shutil.rmtree(folder)
+        if given.json:
+            given.json.write_text(
+                json.dumps({"machine": facts, "scenarios": bench.results}, indent=1) + "\n"
+            )
+        if given.keep or given.work:
+            print(f"slides are in {work}", file=sys.stderr)
+        else:
+            shutil.rmtree(work)
 
 
-def compare(folder: Path, mpp: float, runs: int, workers: int) -> None:
-    """Time both on a painted slide of 0.25 µm/px and print what came of it."""
-    slide = folder / "slide.tif"
-    # Painted once and repeated: painting a large slide takes longer than cutting it.
-    patch = paint("he", 4096, 4096, 1)
-    write_slide(slide, np.tile(patch, (3, 4, 1)), 0.25)
-    command = histotile(slide, mpp, folder / "tiles", workers)
-    cpu_seconds(command)
-    group = TileStore(folder / "tiles" / "slide.zarr")[f"{mpp:g}"]
-    positions = folder / "positions.npy"
-    np.save(positions, np.stack([group.column("x"), group.column("y")], axis=1))
-    native = str(round(256 * mpp / 0.25))
-    loop = [sys.executable, "-c", LOOP, str(slide), str(positions), str(folder / "loop"), native]
-    ours, theirs = [], []
-    for _ in range(runs):
-        shutil.rmtree(folder / "tiles", ignore_errors=True)
-        ours.append(len(group) / cpu_seconds(command))
-        shutil.rmtree(folder / "loop", ignore_errors=True)
-        theirs.append(len(group) / cpu_seconds(loop))
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    print(f"{len(group)} tiles of 256 px at {mpp:g} µm/px from 0.25 µm/px, n = {runs}")
-    for name, values in (("histotile", ours), ("OpenSlide loop", theirs), ("ratio", ratios)):
-        unit = "" if name == "ratio" else " tiles per CPU-second"
-        low, middle, high = min(values), statistics.median(values), max(values)
-        print(f"{name:15} {middle:8.2f} (from {low:.2f} to {high:.2f}){unit}")
+def attempt(name: str, bench: Bench) -> None:
+    """Run a scenario; where histotile itself fails, say so and go on with the next."""
+    try:
+        SCENARIOS[name](bench)
+    except CommandFailed as problem:
+        print(f"## {name}\n\nhistotile {problem}\n", flush=True)
+        bench.results[name] = {"error": str(problem)}
 
 
 if __name__ == "__main__":
