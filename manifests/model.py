@@ -147,6 +147,8 @@ class StoreEntry:
     """Size of the store's files on disk, in bytes."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Grid positions that each filter dropped (`tissue`, `edge`, `max_tiles`, ...)."""
+    unread: int = 0
+    """Tiles that could not be read in whole: the column `unread` tells which."""
     warnings: tuple[str, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
     """Columns of the slides table that histotile does not know, kept as they were."""
@@ -189,6 +191,7 @@ class StoreEntry:
         check_texts(self.labels, f"{self.id}: labels")
         check_texts(self.warnings, f"{self.id}: warnings")
         check_count(self.bytes, f"{self.id}: bytes")
+        check_count(self.unread, f"{self.id}: unread")
         check_keys(self.dropped, f"{self.id}: dropped")
         for value in self.dropped.values():
             check_count(value, f"{self.id}: dropped")

@@ -5,6 +5,7 @@ HistotileError (manifests.errors)
     ├── SlideError          one slide cannot be used; the others go on
     │   ├── UnreadableSlide     no reader opens it, or its structure does not hold
     │   ├── UnknownResolution   no trustworthy µm per pixel
+    │   ├── NoNativeTiles       the file's own tiles were asked for and cannot be had
     │   └── PixelReadError      a native tile could not be decoded
     ├── SpecMismatch        an output folder holds stores made with other settings
     └── OutputBusy          another run is writing to the same output folder
@@ -29,6 +30,10 @@ class UnreadableSlide(SlideError):
 
 class UnknownResolution(SlideError):
     """The slide has no trustworthy µm per pixel, or a coarser one than asked for."""
+
+
+class NoNativeTiles(SlideError):
+    """The file's own tiles were asked for, and cannot be taken as they are."""
 
 
 class PixelReadError(SlideError):

@@ -43,6 +43,9 @@ _WORKER_ENVIRONMENT = {
 """What worker processes start with. Dask's own MALLOC_TRIM_THRESHOLD_ is left out on purpose: it
 hands every freed tile back to the system, which took twice the time of cutting."""
 
+_WORKERS_OF_A_CLUSTER = 16
+"""Guess for a given cluster, which is asked only when it is joined."""
+
 _TASKS_PER_WORKER = 1.0
 """Tasks that wait do so at the scheduler: one that waits at a worker would share its death."""
 
@@ -81,6 +84,11 @@ class SchedulerLost(TilerError):
 class Executor(Protocol):
     """Runs tasks."""
 
+    @property
+    def parallel(self) -> int:
+        """Tasks that it runs at the same time, as far as that is known."""
+        ...
+
     def run(self, next_task: Callable[[], Task | None]) -> Iterator[Outcome]:
         """Yield the outcome of every task.
 
@@ -96,6 +104,8 @@ class Executor(Protocol):
 
 class SerialExecutor:
     """Runs tasks one by one in this process: the twin that the others are tested against."""
+
+    parallel = 1
 
     def run(self, next_task: Callable[[], Task | None]) -> Iterator[Outcome]:
         """See `Executor.run`."""
@@ -124,6 +134,7 @@ class DaskExecutor:
         self._workers = workers
         self._scheduler = scheduler
         self._scheduler_file = scheduler_file
+        self.parallel = workers or _WORKERS_OF_A_CLUSTER
 
     def run(self, next_task: Callable[[], Task | None]) -> Iterator[Outcome]:
         """See `Executor.run`."""

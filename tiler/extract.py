@@ -11,27 +11,36 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from manifests.codec import TileCodec
 from manifests.files import Json, remove_temporaries, spec_hash
-from manifests.layout import FORMAT_VERSION, STORE_FORMAT
+from manifests.layout import FORMAT_VERSION, STORE_FORMAT, TilesLayout
 from manifests.store import TileStore, is_complete
 from manifests.writer import StoreWriter
-from tiler import quality
+from tiler.cells import cell_boxes, is_covered, split_shards, windows
+from tiler.encode import TileEncoder
 from tiler.errors import SlideError
 from tiler.grid import Ints
 from tiler.oddities import oddities
 from tiler.options import TileSpec
-from tiler.pixels import Overview, TileCutter, read_overview
-from tiler.plan import ReadPlan, SlideMpp, TileMask, TilePlan, plan_read, plan_tiles, slide_mpp
+from tiler.overview import Overview, read_overview
+from tiler.pixels import TileCutter
+from tiler.plan import (
+    ReadPlan,
+    SlideMpp,
+    TileMask,
+    TilePlan,
+    plan_read,
+    plan_tiles,
+    reduced,
+    slide_mpp,
+)
 from tiler.roi import EXCLUDE_CLASSES, Rois, load_rois
 from tiler.slides import Slide, SlideFacts, Source, open_slide, source_token
-from tiler.slides.base import Rgb
-from tiler.tissue import find_tissue
 
 _UUID_NAMESPACE = uuid.UUID("6f1d1a52-3c0e-5d0a-9f0b-6a1c7a6b2e11")
 
@@ -58,6 +67,8 @@ class SlideJob:
     """Hash of those regions."""
     overwrite: bool = False
     """Whether a store begun with another slide may be replaced."""
+    pieces: int = 1
+    """Tasks that its cutting is best split into; changes nothing in the store."""
 
     def spec_json(self) -> dict[str, Json]:
         """What the user asked for, as it is hashed and compared on a resume."""
@@ -69,23 +80,37 @@ class SlideJob:
 
 @dataclass(frozen=True, slots=True)
 class ShardJob:
-    """One shard to cut: the unit of work."""
+    """Some shards to cut, one after another: the unit of work."""
 
     store: Path
     source: Source
     """The slide, or the folder of a packed store's pictures."""
     group: str
-    shard: int
+    shards: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What is left to do of a store."""
+
+    jobs: tuple[ShardJob, ...]
+    cells: int
+    """Native cells that its missing tiles are made from."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardDone:
-    """What came of one shard."""
+    """What came of a `ShardJob`."""
 
+    shards: int
     tiles: int
     bytes: int
     decoded: int
     """Native cells that were decoded."""
+    unread: int = 0
+    """Tiles that could not be read in whole."""
+    damage: str | None = None
+    """Why, for one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +154,11 @@ def _allowed(facts: SlideFacts, overview: Overview, job: SlideJob) -> npt.NDArra
     shape = overview.pixels.shape[:2]
     mask = np.ones(shape, dtype=np.bool_)
     if job.spec.tissue:
+        from tiler.tissue import find_tissue  # a quarter of a second that cutting does without
+
         found = find_tissue(overview.pixels, overview.mpp, background=facts.background)
-        mask = found.tissue
+        # What nobody has seen may be tissue: its tiles are kept, and marked as unread.
+        mask = found.tissue | overview.unread
     if job.roi is not None:
         rois = _rois(facts, job.roi, job.roi_exclude)
         mask = mask & rois.rasterise((shape[0], shape[1]), *overview.l0_per_px)
@@ -143,11 +171,8 @@ def _rois(facts: SlideFacts, path: Path, exclude: tuple[str, ...]) -> Rois:
     return load_rois(path, classes, origin=(facts.bounds[0], facts.bounds[1]))
 
 
-def plan_slide(job: SlideJob) -> list[ShardJob]:
+def plan_slide(job: SlideJob) -> Planned:
     """Plan a slide's store, or find what is left to do of one that was interrupted.
-
-    Returns:
-        The shards that still have to be cut.
 
     Raises:
         SlideError: the slide cannot be used, or is not the one that the store was begun with.
@@ -155,15 +180,46 @@ def plan_slide(job: SlideJob) -> list[ShardJob]:
     writer = StoreWriter(job.store)
     remove_temporaries(job.store)
     token = source_token(job.source)
-    if not (writer.is_begun() and _is_plan_of(writer.attributes()["source"], job, token)):
-        with open_slide(job.source.path) as slide:
+    with open_slide(job.source.path, reader=job.spec.reader, exact=job.spec.exact) as slide:
+        if not (writer.is_begun() and _is_plan_of(writer.attributes()["source"], job, token)):
             survey = survey_slide(slide, job)
-        _write_plan(writer, job, survey, token)
-    return [
-        ShardJob(job.store, job.source, group, shard)
-        for group in writer.attributes()["groups"]
-        for shard in writer.missing_shards(group)
-    ]
+            _write_plan(writer, job, survey, token)
+        facts = slide.facts
+    jobs: list[ShardJob] = []
+    cells = 0
+    for group, layout in writer.layouts().items():
+        missing = writer.missing_shards(group)
+        if missing:
+            runs, count = _tasks(facts, writer, group, layout, missing, job.pieces)
+            jobs += [ShardJob(job.store, job.source, group, run) for run in runs]
+            cells += count
+    return Planned(tuple(jobs), cells)
+
+
+def _tasks(
+    facts: SlideFacts,
+    writer: StoreWriter,
+    group: str,
+    layout: TilesLayout,
+    missing: list[int],
+    pieces: int,
+) -> tuple[list[tuple[int, ...]], int]:
+    """Runs of missing shards, and the native cells that these shards are made from."""
+    attributes = writer.group_attributes(group)
+    read = ReadPlan.from_json(attributes)
+    place = reduced(facts.levels[read.level], read.reduce)
+    l0_xy = _positions(writer, group)
+    boxes = cell_boxes(place, windows(place, read, layout.tile_size, l0_xy).box)
+    pixels = attributes["stride"] ** 2 * read.scale[0] * read.scale[1]
+    runs = split_shards(place, boxes, layout.shard_tiles, missing, pieces, pixels)
+    wanted = np.isin(np.arange(len(boxes)) // layout.shard_tiles, missing)
+    return runs, int(is_covered(place, boxes[wanted]).sum())
+
+
+def _positions(writer: StoreWriter, group: str) -> Ints:
+    """Level-0 pixel of the tiles' top-left corners, int32 (N, 2), as planned."""
+    columns = [writer.planned_column(group, name) for name in ("x", "y")]
+    return np.stack(columns, axis=1).astype(np.int32)
 
 
 def _is_plan_of(source: Json, job: SlideJob, token: str) -> bool:
@@ -252,41 +308,44 @@ def source_json(survey: Survey, token: str) -> dict[str, Json]:
     }
 
 
-def cut_shard(job: ShardJob) -> ShardDone:
-    """Read, cut, measure and encode one shard, and write it whole.
+def cut_shards(job: ShardJob) -> ShardDone:
+    """Read, cut, measure and encode some shards, and write each of them whole.
 
     Raises:
-        SlideError: a native tile cannot be read; nothing is written then.
+        SlideError: the slide is not what it was; the shard at hand is not written then.
         OSError: the disk is full, ...
     """
     writer = StoreWriter(job.store)
     layout = writer.layouts()[job.group]
-    members = layout.shard_range(job.shard)
-    part = slice(members.start, members.stop)
-    columns = [writer.planned_column(job.group, name)[part] for name in ("x", "y")]
-    l0_xy = np.stack(columns, axis=1).astype(np.int32)
+    attributes = writer.attributes()
+    spec, token = attributes["spec"], attributes["source"]["token"]
+    members = [layout.shard_range(shard) for shard in job.shards]
+    l0_xy = _positions(writer, job.group)
+    l0_xy = np.concatenate([l0_xy[part.start : part.stop] for part in members])
     read = ReadPlan.from_json(writer.group_attributes(job.group))
-    with open_slide(job.source.path) as slide:
-        cutter = TileCutter(slide, read, layout.tile_size)
-        tiles, measured = encode_tiles(cutter.cut(l0_xy), layout.codec)
-    if source_token(job.source) != writer.attributes()["source"]["token"]:
+    written = unread = 0
+    with open_slide(job.source.path, reader=spec["reader"], exact=spec["exact"]) as slide:
+        cutter = TileCutter(
+            slide,
+            read,
+            layout.tile_size,
+            native=layout.codec.name == "jpeg",
+            pixels=spec["quality"],
+        )
+        tiles = cutter.cut(l0_xy)
+        for shard, part in zip(job.shards, members, strict=True):
+            encoder = TileEncoder(layout.codec, measure=spec["quality"])
+            encoded = _if_unchanged(encoder.encode(islice(tiles, len(part))), job.source, token)
+            written += writer.write_shard(job.group, shard, encoded, encoder.columns)
+            unread += encoder.unread
+    return ShardDone(len(members), len(l0_xy), written, cutter.decoded, unread, cutter.damage)
+
+
+def _if_unchanged(encoded: Iterator[bytes], source: Source, token: str) -> Iterator[bytes]:
+    """Yield what is given, and fail at its end if the slide is no more what was planned."""
+    yield from encoded
+    if source_token(source) != token:
         raise SlideError("the slide changed while it was cut; run again when it is whole")
-    written = writer.write_shard(job.group, job.shard, tiles, measured)
-    return ShardDone(len(tiles), written, cutter.decoded)
-
-
-def encode_tiles(
-    tiles: Iterator[Rgb], codec: TileCodec
-) -> tuple[list[bytes], dict[str, npt.NDArray[np.float32]]]:
-    """Encode tiles (uint8 (S, S, 3) each) and measure their quality columns, float32 (N,)."""
-    encoded: list[bytes] = []
-    measured: list[list[float]] = []
-    for tile in tiles:
-        found = quality.measure(tile)
-        measured.append([getattr(found, name) for name in quality.COLUMNS])
-        encoded.append(codec.encode(tile))
-    table = np.asarray(measured, dtype=np.float32).reshape(len(measured), len(quality.COLUMNS))
-    return encoded, {name: table[:, i] for i, name in enumerate(quality.COLUMNS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,11 +356,22 @@ class FinishJob:
     store: Path
     preview: Path | None
     """Where to draw the picture that a person checks; None for no picture."""
+    damage: str | None = None
+    """Why some of its tiles could not be read."""
 
 
 def finish_store(job: FinishJob) -> None:
-    """Commit a store and draw its preview."""
+    """Commit a store and draw its preview.
+
+    Raises:
+        SlideError: not one of its tiles could be read.
+    """
     StoreWriter(job.store).commit()
+    store = TileStore(job.store)
+    count = store.totals["tiles"]
+    if count and sum(len(store[group].unread()) for group in store.groups) == count:
+        shutil.rmtree(job.store)
+        raise SlideError(f"none of its {count} tiles can be read: {job.damage}")
     if job.preview is not None:
         draw_store_preview(job)
 

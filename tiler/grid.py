@@ -87,13 +87,13 @@ def make_grid(
     )
 
 
-def spatial_order(column: Ints, row: Ints, shard_tiles: int) -> npt.NDArray[np.intp]:
-    """Order that makes each run of `shard_tiles` tiles a compact patch of the slide.
+def spatial_order(column: Ints, row: Ints, band_rows: int) -> npt.NDArray[np.intp]:
+    """Order that makes each run of tiles a compact patch of the slide.
 
-    Bands of rows about as high as a shard is wide, each walked column by column: neighbours share
-    native tiles, few native tiles are in use at a time, and shards share few with each other.
+    Bands of `band_rows` rows, each walked column by column: neighbours share native tiles, few
+    native tiles are in use at a time, and shards share few with each other.
     """
-    band = row // math.ceil(math.sqrt(shard_tiles))
+    band = row // band_rows
     return np.lexsort((row, column, band))
 
 

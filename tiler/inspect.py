@@ -14,9 +14,10 @@ import numpy as np
 
 from manifests.console import printable
 from manifests.files import Json
+from tiler.encode import TileEncoder
 from tiler.errors import TilerError
 from tiler.executor import Task
-from tiler.extract import SlideJob, Survey, encode_tiles, survey_slide
+from tiler.extract import SlideJob, Survey, survey_slide
 from tiler.pixels import TileCutter
 from tiler.plan import TilePlan
 from tiler.slides import Slide, open_slide
@@ -40,6 +41,8 @@ class Forecast:
     mpp: tuple[float, float]
     """True µm per pixel of the tiles."""
     level: int
+    reduce: int
+    """Pixels of that level, in x and in y, that decoding makes one of."""
     scale: tuple[float, float]
     """Pixels of that level per pixel of a tile."""
     scale_error: float
@@ -62,6 +65,9 @@ class Inspection:
     reason: str | None = None
     vendor: str = ""
     reader: str = ""
+    pixels: str = ""
+    """How pixels are decoded: `direct`, `openslide`, ..."""
+    pixels_why: str = ""
     compression: str = ""
     levels: tuple[tuple[int, int], ...] = ()
     """Width and height of each level."""
@@ -79,7 +85,7 @@ def inspect_slide(job: SlideJob) -> Inspection:
     name = job.source.path.name
     facts: dict[str, Json] = {}
     try:
-        with open_slide(job.source.path) as slide:
+        with open_slide(job.source.path, reader=job.spec.reader, exact=job.spec.exact) as slide:
             facts = _facts(slide)
             survey = survey_slide(slide, job)
             forecasts = tuple(_forecast(slide, plan, job) for plan in survey.plans)
@@ -105,6 +111,8 @@ def _facts(slide: Slide) -> dict[str, Json]:
     return {
         "vendor": facts.vendor,
         "reader": facts.reader,
+        "pixels": facts.pixels,
+        "pixels_why": facts.pixels_why,
         "compression": facts.compression,
         "levels": tuple((level.width, level.height) for level in facts.levels),
         "mpp": facts.mpp,
@@ -131,14 +139,19 @@ def _forecast(slide: Slide, plan: TilePlan, job: SlideJob) -> Forecast:
         start = max(0, count // 2 - _SAMPLE_TILES // 2)
         sample = plan.l0_xy[start : start + _SAMPLE_TILES]
         begun = time.process_time()
-        cutter = TileCutter(slide, plan.read, job.spec.tile_size)
-        encoded, _ = encode_tiles(cutter.cut(sample), job.spec.codec)
+        codec, measure = job.spec.codec, job.spec.quality
+        native = codec.name == "jpeg"
+        cutter = TileCutter(slide, plan.read, plan.tile_size, native=native, pixels=measure)
+        encoder = TileEncoder(codec, measure=measure)
+        encoded = list(encoder.encode(cutter.cut(sample)))
+        encoder.columns()
         seconds_per_tile = (time.process_time() - begun) / len(sample)
         bytes_per_tile = float(np.mean([len(data) for data in encoded]))
     return Forecast(
         mpp_requested=plan.read.mpp_requested,
         mpp=plan.read.mpp,
         level=plan.read.level,
+        reduce=plan.read.reduce,
         scale=plan.read.scale,
         scale_error=round(plan.read.scale_error, 6),
         tiles=count,
@@ -179,11 +192,12 @@ def _notes(item: Inspection) -> list[str]:
         if nothing
         else []
     )
-    return [*([item.reason] if item.reason else []), *item.warnings, *empty]
+    how = [f"pixels {item.pixels}: {item.pixels_why}"] if item.pixels_why else []
+    return [*([item.reason] if item.reason else []), *item.warnings, *empty, *how]
 
 
 def _lead(item: Inspection) -> list[str]:
-    kind = f"{item.vendor} ({item.compression})\n{item.reader}" if item.vendor else "-"
+    kind = f"{item.vendor} ({item.compression})\n{item.pixels}" if item.vendor else "-"
     size = "-"
     if item.levels:
         width, height = item.levels[0]
@@ -196,5 +210,6 @@ def _forecast_cells(row: Forecast | None) -> list[str]:
     if row is None:
         return ["-", "-", "-", "-"]
     how = "as is" if row.scale == (1.0, 1.0) else f"/ {row.scale[0]:.4g}"
+    how += f" ({row.reduce} while decoding)" if row.reduce > 1 else ""
     read = f"{row.mpp_requested:g}: level {row.level} {how}\nerror {row.scale_error:.2%}"
     return [read, str(row.tiles), f"{row.megabytes:.1f}", f"{row.cpu_minutes:.2f}"]

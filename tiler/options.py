@@ -17,14 +17,15 @@ from manifests.files import Json
 from tiler.errors import TilerError
 
 Edge = Literal["drop", "pad"]
+Reader = Literal["auto", "openslide"]
 
 TISSUE_VERSION = 1
 """Counts changes of the tissue mask that change which tiles are kept."""
 
-PIXEL_VERSION = 1
+PIXEL_VERSION = 2
 """Counts changes of reading and resampling that change pixels."""
 
-QUALITY_VERSION = 1
+QUALITY_VERSION = 2
 """Counts changes of the quality columns."""
 
 
@@ -55,6 +56,14 @@ class TileSpec:
     shard_tiles: int = 512
     """Tiles in a shard, the unit of work and of writing."""
     codec: TileCodec = field(default_factory=lambda: TileCodec("jpeg"))
+    quality: bool = True
+    """Whether the quality columns are measured."""
+    exact: bool = False
+    """Whether all pixels are decoded in full and averaged, none decoded at a smaller scale."""
+    native: bool = False
+    """Take the file's own tiles as they are: their side and grid replace size and stride."""
+    reader: Reader = "auto"
+    """`openslide` reads all pixels through OpenSlide; `auto` decodes a file's own tiles."""
 
     def __post_init__(self) -> None:
         for mpp in self.mpps:
@@ -75,6 +84,11 @@ class TileSpec:
         _require(
             self.stride is None or self.stride >= 1, f"--stride {self.stride} is not at least 1 px"
         )
+        _require(
+            not (self.native and self.stride is not None),
+            "--stride needs a --tile-size in px; native tiles lie edge to edge",
+        )
+        _require(self.reader in ("auto", "openslide"), f"--reader {self.reader} is not known")
         _require(self.edge in ("drop", "pad"), f"--edge {self.edge} is neither drop nor pad")
         _require(0 <= self.min_tissue <= 1, f"--min-tissue {self.min_tissue:g} is not in 0 to 1")
         _require(
@@ -99,8 +113,8 @@ class TileSpec:
         """Every parameter that changes pixels or positions, for hashing and for people."""
         return {
             "mpps": list(self.mpps),
-            "tile_size": self.tile_size,
-            "stride": self.step,
+            "tile_size": "native" if self.native else self.tile_size,
+            "stride": None if self.native else self.step,
             "edge": self.edge,
             "min_tissue": self.min_tissue if self.tissue else None,
             "max_tiles": self.max_tiles,
@@ -109,6 +123,9 @@ class TileSpec:
             "allow_upsample": self.allow_upsample,
             "shard_tiles": self.shard_tiles,
             "codec": self.codec.to_json(),
+            "quality": self.quality,
+            "exact": self.exact,
+            "reader": self.reader,
             "versions": {
                 "tissue": TISSUE_VERSION,
                 "pixels": PIXEL_VERSION,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,8 @@ def entry_of(work: Work) -> StoreEntry:
         codec=attributes["spec"]["codec"],
         bytes=store.totals["bytes"],
         dropped=_dropped(store),
-        warnings=tuple(attributes["warnings"]),
+        unread=sum(len(store[name].unread()) for name in store.groups),
+        warnings=(*attributes["warnings"], *_unread_warnings(store)),
         columns=work.columns,
         **curated,
     )
@@ -221,6 +223,24 @@ def _dropped(store: TileStore) -> dict[str, int]:
         for reason, count in store[name].attributes["dropped"].items():
             total[reason] = total.get(reason, 0) + count
     return total
+
+
+def _unread_warnings(store: TileStore) -> Iterator[str]:
+    """Say of each resolution which of its tiles could not be read in whole."""
+    for name in store.groups:
+        group = store[name]
+        lost = group.unread()
+        if len(lost):
+            places = zip(group.column("x")[lost], group.column("y")[lost], strict=True)
+            shown = ", ".join(f"({x}, {y})" for x, y in islice(places, _SHOWN_PLACES))
+            more = f" and {len(lost) - _SHOWN_PLACES} more" if len(lost) > _SHOWN_PLACES else ""
+            yield (
+                f"{len(lost)} of {len(group)} tiles at {name} µm/px could not be read in whole, at "
+                f"level-0 {shown}{more}: the column unread says how much of each"
+            )
+
+
+_SHOWN_PLACES = 5
 
 
 def _why_empty(store: TileStore) -> str:

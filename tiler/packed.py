@@ -16,19 +16,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from manifests.codec import Rgb
 from manifests.files import Json, canonical_json, remove_temporaries
 from manifests.layout import TilesLayout
 from manifests.store import is_complete
 from manifests.writer import GroupPlan, StoreWriter
+from tiler.encode import TileEncoder
 from tiler.errors import SlideError
-from tiler.extract import ShardDone, ShardJob, encode_tiles, replace_store, store_attributes
+from tiler.extract import Planned, ShardDone, ShardJob, replace_store, store_attributes
 from tiler.grid import make_grid
 from tiler.options import TileSpec
-from tiler.pixels import TileCutter
+from tiler.pixels import CutTile, TileCutter
 from tiler.plan import ReadPlan, plan_read
 from tiler.slides import Slide, Source, open_slide, source_token
-from tiler.slides.base import Level, SlideFacts, mpp_problem
+from tiler.slides.base import Level, Rgb, SlideFacts, mpp_problem
 from tiler.tissue import find_tissue
 
 _MPP_CONTRADICTS = 0.02
@@ -94,7 +94,7 @@ class _Surveyed:
     facts: SlideFacts
 
 
-def plan_packed(job: PackedJob) -> list[ShardJob]:
+def plan_packed(job: PackedJob) -> Planned:
     """Plan a packed store, or find what is left to do of one that was interrupted.
 
     Raises:
@@ -107,11 +107,18 @@ def plan_packed(job: PackedJob) -> list[ShardJob]:
         _write_plan(writer, job, token)
     # Without the list of files: a job should stay small.
     folder = replace(job.source, files=())
-    return [
-        ShardJob(job.store, folder, group, shard)
-        for group in writer.attributes()["groups"]
-        for shard in writer.missing_shards(group)
-    ]
+    jobs, cells = [], 0
+    for group, layout in writer.layouts().items():
+        source = writer.planned_column(group, "source")
+        for shard in writer.missing_shards(group):
+            jobs.append(ShardJob(job.store, folder, group, (shard,)))
+            cells += len(np.unique(source[_part(layout, shard)]))
+    return Planned(tuple(jobs), cells)
+
+
+def _part(layout: TilesLayout, shard: int) -> slice:
+    members = layout.shard_range(shard)
+    return slice(members.start, members.stop)
 
 
 def _write_plan(writer: StoreWriter, job: PackedJob, token: str) -> None:
@@ -230,33 +237,49 @@ def _warnings(
     return found
 
 
-def cut_packed_shard(job: ShardJob) -> ShardDone:
-    """Cut, measure and encode one shard of a packed store, and write it whole."""
+def cut_packed_shards(job: ShardJob) -> ShardDone:
+    """Cut, measure and encode some shards of a packed store, and write each of them whole."""
+    done = [_cut_shard(job, shard) for shard in job.shards]
+    return ShardDone(
+        shards=len(done),
+        tiles=sum(part.tiles for part in done),
+        bytes=sum(part.bytes for part in done),
+        decoded=sum(part.decoded for part in done),
+        unread=sum(part.unread for part in done),
+        damage=next((part.damage for part in done if part.damage), None),
+    )
+
+
+def _cut_shard(job: ShardJob, shard: int) -> ShardDone:
     writer = StoreWriter(job.store)
-    layout = writer.layouts()[job.group]
-    members = layout.shard_range(job.shard)
-    part = slice(members.start, members.stop)
+    layout, spec = writer.layouts()[job.group], writer.attributes()["spec"]
+    part = _part(layout, shard)
     x, y, source = (writer.planned_column(job.group, c)[part] for c in ("x", "y", "source"))
     read = ReadPlan.from_json(writer.group_attributes(job.group))
     names = [entry["name"] for entry in writer.sources()]
     tissue: list[float] = []
-    decoded = 0
+    decoded, damage = 0, None
 
-    def tiles() -> Iterator[Rgb]:
-        nonlocal decoded
+    def tiles() -> Iterator[CutTile]:
+        nonlocal decoded, damage
         for index in dict.fromkeys(source.tolist()):
             mine = source == index
-            with open_slide(job.source.path / names[index]) as slide:
+            with open_slide(job.source.path / names[index], exact=spec["exact"]) as slide:
                 cutter = TileCutter(slide, read, layout.tile_size)
                 for tile in cutter.cut(np.stack([x[mine], y[mine]], axis=1).astype(np.int32)):
-                    tissue.append(_tissue(tile, read.mpp[0]))
+                    assert tile.pixels is not None, "asked for pixels"
+                    tissue.append(_tissue(tile.pixels, read.mpp[0]))
                     yield tile
                 decoded += cutter.decoded
+                damage = damage or cutter.damage
 
-    encoded, measured = encode_tiles(tiles(), layout.codec)
-    measured["tissue"] = np.asarray(tissue, dtype=np.float32)
-    written = writer.write_shard(job.group, job.shard, encoded, measured)
-    return ShardDone(len(encoded), written, decoded)
+    encoder = TileEncoder(layout.codec, measure=spec["quality"])
+
+    def columns() -> dict[str, npt.NDArray[np.generic]]:
+        return {**encoder.columns(), "tissue": np.asarray(tissue, dtype=np.float32)}
+
+    written = writer.write_shard(job.group, shard, encoder.encode(tiles()), columns)
+    return ShardDone(1, len(x), written, decoded, encoder.unread, damage)
 
 
 def _tissue(tile: Rgb, mpp: float) -> float:

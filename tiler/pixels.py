@@ -1,179 +1,305 @@
 """Native cells in, output tiles out: each cell is decoded once, then cut and area-averaged.
 
-`level_` coordinates are pixels of the level that is read; they may be fractions where a tile's
-edge falls inside a pixel. Pixels are uint8 RGB, (height, width, 3). All arithmetic is elementwise,
-so the same input gives the same bytes on every machine.
+`level_` coordinates are pixels of the level as it is decoded (see `plan.reduced`); they may be
+fractions where a tile's edge falls inside a pixel. Pixels are uint8 RGB, (height, width, 3). All
+arithmetic is elementwise, so the same input gives the same bytes on every machine. A cell that
+cannot be decoded is a hole: background, known as such, and never another cell's or tile's loss.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tiler.errors import UnreadableSlide
+from tiler.cells import EPSILON, cell_boxes, windows
+from tiler.errors import PixelReadError, UnreadableSlide
 from tiler.grid import Ints
-from tiler.plan import ReadPlan
+from tiler.plan import ReadPlan, reduced
 from tiler.slides.base import Level, Rgb, Slide
 
-Cell = tuple[int, int]
-"""(column, row) in the cell grid of a level."""
+CACHE_BYTES = 128e6
+"""Decoded cells that are kept; beyond it those that are needed last are decoded again."""
 
-OVERVIEW_MPP = 8.0
-"""µm/px of the overview that the tissue mask is made from."""
+_REGION_BYTES = 32e6
+"""Pixels that are averaged at once; a larger tile is made in strips."""
 
-_OVERVIEW_PIXELS = 16e6
-"""Largest overview in pixels; a larger slide gets a coarser one."""
+_ADVISED_TILES = 256
+"""Tiles whose cells the operating system is told of together, ahead of reading them."""
 
 
 class CellCache:
     """Decoded cells of one level, kept as long as somebody still needs them."""
 
-    def __init__(self, slide: Slide, level: int) -> None:
+    def __init__(self, slide: Slide, level: int, reduce: int = 1) -> None:
         self._slide = slide
         self._number = level
-        self.level: Level = slide.facts.levels[level]
-        self._cells: dict[Cell, Rgb] = {}
+        self._reduce = reduce
+        self.level: Level = reduced(slide.facts.levels[level], reduce)
+        """The level as it is decoded."""
+        self.columns = -(-self.level.width // self.level.cell_width)
+        self._cells: dict[int, Rgb] = {}
+        self.bytes = 0
+        """Decoded pixels that are held."""
         self.decoded = 0
         """Cells decoded so far."""
-
-    def covering(self, left: int, top: int, right: int, bottom: int) -> list[Cell]:
-        """Cells that cover level_x in left..right and level_y in top..bottom (exclusive)."""
-        lv = self.level
-        columns = range(left // lv.cell_width, -(-right // lv.cell_width))
-        rows = range(top // lv.cell_height, -(-bottom // lv.cell_height))
-        return [(column, row) for row in rows for column in columns]
+        self.holes: dict[int, str] = {}
+        """Cells (row * columns + column) that cannot be decoded, and why."""
 
     def region(self, left: int, top: int, right: int, bottom: int) -> Rgb:
         """Pixels of a rectangle that lies inside the level."""
+        lv = self.level
+        width, height = lv.cell_width, lv.cell_height
+        columns = range(left // width, -(-right // width))
+        rows = range(top // height, -(-bottom // height))
+        if len(columns) == len(rows) == 1:
+            cell, x, y = self._get(columns[0], rows[0]), columns[0] * width, rows[0] * height
+            return cell[top - y : bottom - y, left - x : right - x]
         out = np.empty((bottom - top, right - left, 3), dtype=np.uint8)
-        for column, row in self.covering(left, top, right, bottom):
-            cell = self._get(column, row)
-            x, y = column * self.level.cell_width, row * self.level.cell_height
-            x0, x1 = max(left, x), min(right, x + cell.shape[1])
-            y0, y1 = max(top, y), min(bottom, y + cell.shape[0])
-            out[y0 - top : y1 - top, x0 - left : x1 - left] = cell[y0 - y : y1 - y, x0 - x : x1 - x]
+        for row in rows:
+            y = row * height
+            y0, y1 = max(top, y), min(bottom, y + height)
+            for column in columns:
+                x = column * width
+                x0, x1 = max(left, x), min(right, x + width)
+                cell = self._get(column, row)
+                out[y0 - top : y1 - top, x0 - left : x1 - left] = cell[
+                    y0 - y : y1 - y, x0 - x : x1 - x
+                ]
         return out
 
-    def forget(self, cells: list[Cell]) -> None:
+    def unread(self, left: int, top: int, right: int, bottom: int) -> float:
+        """Share of a rectangle that lies in holes, in [0, 1]."""
+        lv, lost = self.level, 0
+        for cell in self.holes:
+            row, column = divmod(cell, self.columns)
+            x, y = column * lv.cell_width, row * lv.cell_height
+            width = min(right, x + lv.cell_width) - max(left, x)
+            height = min(bottom, y + lv.cell_height) - max(top, y)
+            lost += max(0, width) * max(0, height)
+        return lost / ((right - left) * (bottom - top))
+
+    def held(self) -> Sequence[int]:
+        """The cells that are held."""
+        return tuple(self._cells)
+
+    def forget(self, cells: Sequence[int]) -> None:
         """Drop cells that nobody needs any more."""
         for cell in cells:
-            self._cells.pop(cell, None)
+            pixels = self._cells.pop(cell, None)
+            if pixels is not None:
+                self.bytes -= pixels.nbytes
 
     def _get(self, column: int, row: int) -> Rgb:
-        cell = self._cells.get((column, row))
+        number = row * self.columns + column
+        cell = self._cells.get(number)
         if cell is None:
-            cell = self._slide.read_cell(self._number, column, row)
-            expected = self._cell_shape(column, row)
-            if cell.shape != expected:
-                raise UnreadableSlide(
-                    f"cell ({column}, {row}) of level {self._number} has shape {cell.shape}, "
-                    f"not {expected}"
-                )
-            self.decoded += 1
-            self._cells[column, row] = cell
+            cell = self._read(number, column, row)
+            self._cells[number] = cell
+            self.bytes += cell.nbytes
         return cell
 
-    def _cell_shape(self, column: int, row: int) -> tuple[int, int, int]:
+    def _read(self, number: int, column: int, row: int) -> Rgb:
         lv = self.level
         width = min(lv.cell_width, lv.width - column * lv.cell_width)
-        return min(lv.cell_height, lv.height - row * lv.cell_height), width, 3
+        expected = (min(lv.cell_height, lv.height - row * lv.cell_height), width, 3)
+        if number not in self.holes:
+            self.decoded += 1
+            try:
+                cell = self._slide.read_cell(self._number, column, row, self._reduce)
+            except PixelReadError as error:
+                self.holes[number] = str(error)
+            else:
+                if cell.shape != expected:
+                    raise UnreadableSlide(
+                        f"cell ({column}, {row}) of level {self._number} has shape {cell.shape}, "
+                        f"not {expected}"
+                    )
+                return cell
+        return np.full(expected, self._slide.facts.background, dtype=np.uint8)
+
+
+class _Uses:
+    """Which tiles need which cells."""
+
+    def __init__(self, boxes: npt.NDArray[np.int64], columns: int) -> None:
+        """Take the boxes of `cells.cell_boxes`, in the order in which the tiles are cut."""
+        wide, high = boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]
+        counts = wide * high
+        tile = np.repeat(np.arange(len(boxes)), counts)
+        place = np.arange(len(tile)) - np.repeat(counts.cumsum() - counts, counts)
+        row, column = np.divmod(place, wide[tile])
+        cell = (boxes[tile, 2] + row) * columns + boxes[tile, 0] + column
+        order = np.argsort(cell, kind="stable")
+        self._cell, self._tile = cell[order], tile[order]
+        self._last: dict[int, list[int]] = {}
+        is_last = np.append(self._cell[1:] != self._cell[:-1], True)[: len(self._cell)]
+        for number, last in zip(
+            self._cell[is_last].tolist(), self._tile[is_last].tolist(), strict=True
+        ):
+            self._last.setdefault(last, []).append(number)
+
+    def ending_with(self, tile: int) -> Sequence[int]:
+        """Cells that no tile after this one needs."""
+        return self._last.get(tile, ())
+
+    def latest(self, cells: Sequence[int], tile: int) -> list[int]:
+        """The cells in the order in which they are needed after a tile, the latest first."""
+        begin, end = (np.searchsorted(self._cell, cells, side) for side in ("left", "right"))
+        after = [
+            self._tile[a + np.searchsorted(self._tile[a:b], tile, "right")]
+            for a, b in zip(begin.tolist(), end.tolist(), strict=True)
+        ]
+        return [cells[i] for i in np.argsort(after, kind="stable")[::-1]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
-    """The part of a level that one tile is made from."""
+class CutTile:
+    """One tile."""
 
-    level_x: float
-    """Left edge of the tile; a whole number where the level is taken as it is."""
-    level_y: float
-    """Top edge of the tile."""
-    left: int
-    """First pixel that is read, inside the level."""
-    top: int
-    right: int
-    """One past the last pixel that is read."""
-    bottom: int
+    pixels: Rgb | None
+    """uint8 (S, S, 3); None where only the compressed bytes were asked for."""
+    native: bytes | None = None
+    """The JPEG that the slide holds of exactly this tile."""
+    unread: float = 0.0
+    """Share of the tile's area, in [0, 1], that could not be read and is background."""
 
 
 class TileCutter:
     """Cuts the tiles of one resolution out of an open slide."""
 
-    def __init__(self, slide: Slide, read: ReadPlan, tile_size: int) -> None:
+    def __init__(
+        self,
+        slide: Slide,
+        read: ReadPlan,
+        tile_size: int,
+        *,
+        native: bool = False,
+        pixels: bool = True,
+    ) -> None:
+        """Get ready to cut.
+
+        Args:
+            native: give tiles that are whole tiles of the file as the file holds them.
+            pixels: decode these too.
+        """
+        self._slide = slide
         self._read = read
         self._size = tile_size
-        self._background = slide.facts.background
-        self._cache = CellCache(slide, read.level)
+        self._cache = CellCache(slide, read.level, read.reduce)
+        lv = self._cache.level
+        self._native = native and read.as_is and (lv.cell_width, lv.cell_height) == (tile_size,) * 2
+        self._pixels = pixels
 
     @property
     def decoded(self) -> int:
         """Cells decoded so far."""
         return self._cache.decoded
 
-    def cut(self, l0_xy: Ints) -> Iterator[Rgb]:
-        """Yield the tiles at `l0_xy`, int32 (N, 2), each uint8 (S, S, 3), in that order.
+    @property
+    def damage(self) -> str | None:
+        """Why a cell could not be decoded; None if all could."""
+        return next(iter(self._cache.holes.values()), None)
 
-        Every cell is decoded once, and dropped after the last tile that needs it.
+    def cut(self, l0_xy: Ints) -> Iterator[CutTile]:
+        """Yield the tiles at `l0_xy`, int32 (N, 2), in that order.
 
-        Raises:
-            PixelReadError: a cell cannot be decoded.
+        Every cell is decoded once, and dropped after the last tile that needs it; one that cannot
+        be decoded costs the tiles that need it that part, which then is background.
         """
-        windows = [self._window(int(x), int(y)) for x, y in l0_xy]
-        needed = [self._cache.covering(w.left, w.top, w.right, w.bottom) for w in windows]
-        last_use = {cell: i for i, cells in enumerate(needed) for cell in cells}
-        for i, (window, cells) in enumerate(zip(windows, needed, strict=True)):
-            yield self._tile(window)
-            self._cache.forget([cell for cell in cells if last_use[cell] == i])
-
-    def _window(self, l0_x: int, l0_y: int) -> _Window:
         lv = self._cache.level
-        level_x, level_y = l0_x / lv.downsample_x, l0_y / lv.downsample_y
-        if self._read.as_is:
-            level_x, level_y = math.floor(level_x + 0.5), math.floor(level_y + 0.5)
-        reach_x, reach_y = (self._size * s for s in self._read.scale)
-        margin = _BICUBIC_REACH if min(self._read.scale) < 1 else 0
-        return _Window(
-            level_x=level_x,
-            level_y=level_y,
-            left=min(max(0, math.floor(level_x + _EPSILON) - margin), lv.width - 1),
-            top=min(max(0, math.floor(level_y + _EPSILON) - margin), lv.height - 1),
-            right=min(lv.width, math.ceil(level_x + reach_x - _EPSILON) + margin),
-            bottom=min(lv.height, math.ceil(level_y + reach_y - _EPSILON) + margin),
-        )
+        found = windows(lv, self._read, self._size, l0_xy)
+        boxes = cell_boxes(lv, found.box)
+        uses = _Uses(boxes, self._cache.columns)
+        pairs = zip(found.level_xy.tolist(), found.box.tolist(), strict=True)
+        for i, (level_xy, box) in enumerate(pairs):
+            if i % _ADVISED_TILES == 0:
+                self._advise(boxes[i : i + _ADVISED_TILES])
+            yield self._tile(level_xy, box)
+            self._cache.forget(uses.ending_with(i))
+            if self._cache.bytes > CACHE_BYTES:
+                for cell in uses.latest(self._cache.held(), i):
+                    self._cache.forget((cell,))
+                    if self._cache.bytes <= CACHE_BYTES / 2:
+                        break
 
-    def _tile(self, window: _Window) -> Rgb:
-        region = self._cache.region(window.left, window.top, window.right, window.bottom)
-        offset = (window.level_x - window.left, window.level_y - window.top)
-        region = self._pad(region, offset)
-        return resample(region, offset, self._read.scale, self._size)
+    def _advise(self, boxes: npt.NDArray[np.int64]) -> None:
+        cells = {
+            (column, row)
+            for left, right, top, bottom in boxes.tolist()
+            for row in range(top, bottom)
+            for column in range(left, right)
+        }
+        self._slide.will_need(self._read.level, sorted(cells, key=lambda cell: cell[::-1]))
 
-    def _pad(self, region: Rgb, offset: tuple[float, float]) -> Rgb:
+    def _tile(self, level_xy: list[float], box: list[int]) -> CutTile:
+        left, top, right, bottom = box
+        native = self._native_bytes(level_xy, box) if self._native else None
+        if native is not None and not self._pixels:
+            return CutTile(None, native)
+        if (right - left) * (bottom - top) * 3 > _REGION_BYTES and min(self._read.rest) > 1:
+            pixels = self._in_strips(level_xy, box)
+        else:
+            pixels = self._resampled(level_xy, box, self._size)
+        if self._cache.holes and (unread := self._cache.unread(*box)):
+            return CutTile(pixels, None, unread)
+        return CutTile(pixels, native)
+
+    def _native_bytes(self, level_xy: list[float], box: list[int]) -> bytes | None:
+        lv = self._cache.level
+        column, x = divmod(level_xy[0], lv.cell_width)
+        row, y = divmod(level_xy[1], lv.cell_height)
+        is_whole = box[2] - box[0] == lv.cell_width and box[3] - box[1] == lv.cell_height
+        if x or y or not is_whole:
+            return None
+        try:
+            return self._slide.native_tile(self._read.level, int(column), int(row))
+        except PixelReadError:
+            return None  # decoding it finds the damage again, and tells it
+
+    def _resampled(self, level_xy: list[float], box: list[int], rows: int) -> Rgb:
+        """Make the first rows of a tile from a box of the level."""
+        region = self._cache.region(*box)
+        offset = (level_xy[0] - box[0], level_xy[1] - box[1])
+        region = self._pad(region, offset, rows)
+        return resample(region, offset, self._read.rest, (self._size, rows))
+
+    def _in_strips(self, level_xy: list[float], box: list[int]) -> Rgb:
+        """Make a large tile, some rows at a time."""
+        left, top, right, bottom = box
+        scale = self._read.rest[1]
+        step = max(1, int(_REGION_BYTES / ((right - left) * 3 * scale)))
+        parts = []
+        for row in range(0, self._size, step):
+            rows = min(step, self._size - row)
+            level_y = level_xy[1] + row * scale
+            first = min(max(top, math.floor(level_y + EPSILON)), bottom - 1)
+            last = min(bottom, math.ceil(level_y + rows * scale - EPSILON))
+            part = [left, first, right, max(last, first + 1)]
+            parts.append(self._resampled([level_xy[0], level_y], part, rows))
+        return np.concatenate(parts)
+
+    def _pad(self, region: Rgb, offset: tuple[float, float], rows: int) -> Rgb:
         """Fill what lies beyond the slide with its background colour (`--edge pad`)."""
         height, width, _ = region.shape
         # Positions are rounded to whole level-0 pixels: a part of a pixel beyond is rounding.
-        full_width = math.floor(offset[0] + self._size * self._read.scale[0] + _EPSILON)
-        full_height = math.floor(offset[1] + self._size * self._read.scale[1] + _EPSILON)
+        full_width = math.floor(offset[0] + self._size * self._read.rest[0] + EPSILON)
+        full_height = math.floor(offset[1] + rows * self._read.rest[1] + EPSILON)
         if full_width <= width and full_height <= height:
             return region
         shape = (max(height, full_height), max(width, full_width), 3)
         padded = np.empty(shape, dtype=np.uint8)
-        padded[:] = self._background
+        padded[:] = self._slide.facts.background
         padded[:height, :width] = region
         return padded
 
 
-_EPSILON = 1e-6
-
-_BICUBIC_REACH = 2
-"""Pixels beside a tile that its interpolated edge depends on."""
-
-
 def resample(
-    region: Rgb, offset: tuple[float, float], scale: tuple[float, float], size: int
+    region: Rgb, offset: tuple[float, float], scale: tuple[float, float], size: tuple[int, int]
 ) -> Rgb:
     """Turn a part of a level into one tile by area averaging.
 
@@ -187,25 +313,23 @@ def resample(
         region: uint8 (h, w, 3).
         offset: where the tile begins inside the region, in pixels, (x, y).
         scale: input pixels per output pixel, (x, y); below 1 the tile is interpolated (bicubic).
-        size: side of the tile in pixels, S.
+        size: width and height of the result in pixels.
 
     Returns:
-        uint8 (S, S, 3).
+        uint8 (height, width, 3).
     """
-    if scale == (1.0, 1.0) and max(offset) < _EPSILON and region.shape[:2] == (size, size):
+    width, height = size
+    if scale == (1.0, 1.0) and max(offset) < EPSILON and region.shape[:2] == (height, width):
         return region
     if min(scale) < 1:
         return _enlarge(region, offset, scale, size)
     factors = (round(scale[0]), round(scale[1]))
-    whole = max(abs(s - f) for s, f in zip(scale, factors, strict=True)) < _EPSILON
-    if (
-        whole
-        and max(offset) < _EPSILON
-        and region.shape[:2] == (size * factors[1], size * factors[0])
-    ):
+    whole = max(abs(s - f) for s, f in zip(scale, factors, strict=True)) < EPSILON
+    fits = region.shape[:2] == (height * factors[1], width * factors[0])
+    if whole and fits and max(offset) < EPSILON:
         return np.asarray(Image.fromarray(region).reduce(factors))
-    rows = _average(region.astype(np.float32), offset[1], scale[1], size)
-    both = _average(np.ascontiguousarray(rows.transpose(1, 0, 2)), offset[0], scale[0], size)
+    rows = _average(region.astype(np.float32), offset[1], scale[1], height)
+    both = _average(np.ascontiguousarray(rows.transpose(1, 0, 2)), offset[0], scale[0], width)
     rounded: Rgb = np.floor(both.transpose(1, 0, 2) + np.float32(0.5)).astype(np.uint8)
     return rounded
 
@@ -216,11 +340,11 @@ def _average(
     """Area-average along the first axis: float32 (n, m, 3) to (size, m, 3)."""
     start = offset + scale * np.arange(size)
     end = start + scale
-    first = np.floor(start + _EPSILON).astype(np.intp)
-    taps = int(np.max(np.ceil(end - _EPSILON).astype(np.intp) - first))
+    first = np.floor(start + EPSILON).astype(np.intp)
+    taps = int(np.max(np.ceil(end - EPSILON).astype(np.intp) - first))
     pixel = first[:, None] + np.arange(taps)
     weight = np.minimum(end[:, None], pixel + 1) - np.maximum(start[:, None], pixel)
-    weight = np.where((pixel < len(values)) & (weight > _EPSILON), weight, 0)
+    weight = np.where((pixel < len(values)) & (weight > EPSILON), weight, 0)
     # A tile may begin up to half a level-0 pixel late: its last pixels then count as one pixel.
     weight[weight.sum(axis=1) == 0, 0] = 1
     weight /= weight.sum(axis=1, keepdims=True)
@@ -232,60 +356,14 @@ def _average(
 
 
 def _enlarge(
-    region: Rgb, offset: tuple[float, float], scale: tuple[float, float], size: int
+    region: Rgb, offset: tuple[float, float], scale: tuple[float, float], size: tuple[int, int]
 ) -> Rgb:
     height, width, _ = region.shape
-    right, bottom = (o + size * s for o, s in zip(offset, scale, strict=True))
+    right, bottom = (o + n * s for o, n, s in zip(offset, size, scale, strict=True))
     missing = (max(0, math.ceil(bottom) - height), max(0, math.ceil(right) - width))
     if any(missing):
         # Rounding puts part of a pixel beyond: Pillow takes no such box, and less would stretch.
         region = np.pad(region, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
     box = (offset[0], offset[1], right, bottom)
-    image = Image.fromarray(region).resize((size, size), Image.Resampling.BICUBIC, box=box)
+    image = Image.fromarray(region).resize(size, Image.Resampling.BICUBIC, box=box)
     return np.asarray(image)
-
-
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """A small picture of the whole slide."""
-
-    pixels: Rgb
-    """uint8 (h, w, 3)."""
-    mpp: float
-    """µm per pixel of the overview, mean of x and y."""
-    l0_per_px: tuple[float, float]
-    """Level-0 pixels per pixel of the overview, (x, y); its last row and column may hold less."""
-
-
-def read_overview(
-    slide: Slide, mpp: tuple[float, float], target_mpp: float = OVERVIEW_MPP
-) -> Overview:
-    """Read the whole slide at about `target_mpp` by reducing a level by a whole factor.
-
-    The level is walked in strips, so that memory stays small even for a slide without a pyramid.
-    """
-    levels = slide.facts.levels
-    finest = levels[0]
-    area_um2 = finest.width * mpp[0] * finest.height * mpp[1]
-    target = max(target_mpp, math.sqrt(area_um2 / _OVERVIEW_PIXELS))
-    fine = [i for i, lv in enumerate(levels) if mpp[0] * lv.downsample_x <= target * 1.05]
-    number = max(fine, key=lambda i: levels[i].downsample_x, default=0)
-    level_mpp = mpp[0] * levels[number].downsample_x
-    factor = max(1, math.floor(target / level_mpp + 0.05))
-    pixels = _reduce_level(CellCache(slide, number), factor)
-    per_px = (factor * levels[number].downsample_x, factor * levels[number].downsample_y)
-    return Overview(pixels, (mpp[0] * per_px[0] + mpp[1] * per_px[1]) / 2, per_px)
-
-
-def _reduce_level(cache: CellCache, factor: int) -> Rgb:
-    lv = cache.level
-    strip_height = max(1, lv.cell_height // factor) * factor
-    strips = []
-    for top in range(0, lv.height, strip_height):
-        bottom = min(lv.height, top + strip_height)
-        strip = cache.region(0, top, lv.width, bottom)
-        strips.append(np.asarray(Image.fromarray(strip).reduce(factor)) if factor > 1 else strip)
-        finished = bottom // lv.cell_height
-        used = cache.covering(0, top, lv.width, bottom)
-        cache.forget([cell for cell in used if cell[1] < finished])
-    return np.concatenate(strips)

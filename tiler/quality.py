@@ -62,6 +62,8 @@ _ROWS = (0, 4, 5, 9)
 last, and the mean moves from the second to the third."""
 _BATCH = 1 << 16
 """Pixels of rows that are measured at once: what is made of them fits a core's cache."""
+_CHUNK = 1 << 15
+"""Pixels that are turned grey at once."""
 _LUMA = np.array([77, 150, 29], dtype=np.uint16)
 _RATIO = 1 << 15
 """Steps of the fixed point for saturations; 65535 of them can be added as int32."""
@@ -225,65 +227,75 @@ def _luminance(tiles: Sequence[Rgb], scratch: _Scratch) -> Bytes:
     for tile, groups in zip(tiles, lines, strict=True):
         for row, group in zip(_ROWS, groups, strict=True):
             group[...] = tile[places.start + row : places.stop + row : places.step]
-    # The three channels lie side by side; sums over three neighbours, of which every third is
-    # wanted, are faster than strided arithmetic.
-    weighted = scratch.array("weighted", (lines.size // (3 * width), 3 * width), np.uint16)
-    np.multiply(lines.reshape(weighted.shape), np.tile(_LUMA, width), out=weighted)
+    grey = scratch.array("grey", lines.shape[:-1])
+    rows, greys = lines.reshape(-1, 3 * width), grey.reshape(-1, width)
+    weights, some = np.tile(_LUMA, width), max(1, _CHUNK // width)
+    for start in range(0, len(rows), some):
+        part = slice(start, start + some)
+        _weigh(rows[part], weights, greys[part], scratch)
+    return grey
+
+
+def _weigh(rows: Bytes, weights: npt.NDArray[np.uint16], grey: Bytes, scratch: _Scratch) -> None:
+    """Sums of channels by weight, in 256ths, to `grey`.
+
+    The channels of a pixel lie side by side. Adding all neighbours and taking every third sum is
+    faster than adding with strides.
+    """
+    weighted = scratch.array("weighted", rows.shape, np.uint16)
+    np.multiply(rows, weights, out=weighted)
     flat = weighted.reshape(-1)
     sums = scratch.array("sums", (flat.size - 2,), np.uint16)
     np.add(flat[:-2], flat[1:-1], out=sums)
-    sums += flat[2:]
-    sums >>= 8
-    grey = scratch.array("grey", lines.shape[:-1])
-    grey.reshape(-1)[...] = sums[::3]
-    return grey
+    np.add(sums, flat[2:], out=sums)
+    np.right_shift(sums, 8, out=sums)
+    np.copyto(grey.reshape(-1), sums[::3], casting="unsafe")
 
 
 def _focus(grey: Bytes, scratch: _Scratch) -> Shares:
     """Sharpness in the worse direction of each tile; `grey` as `_luminance` gives it."""
     count, _, places, width = grey.shape
-    steps, blurred = (scratch.array(name, (count, places, width)) for name in ("steps", "blurred"))
-    _distance(grey[:, 1], grey[:, 2], steps)
-    _distance(grey[:, 0], grey[:, 3], blurred)
-    sharp_y = _sharpness(steps, blurred)
-    # Along x all rows are taken as one, and what reaches over an edge is left out of the sums.
-    rows = grey[:, :2].reshape(count, -1)
-    shape = (count, 2 * places, width)
-    steps, blurred = (scratch.array(name, shape) for name in ("steps", "blurred"))
-    inner = (slice(None), slice(0, -BLUR_LENGTH))
-    half = BLUR_LENGTH // 2
-    _distance(rows[:, half : -half - 1], rows[:, half + 1 : -half], steps.reshape(count, -1)[inner])
-    _distance(rows[inner], rows[:, BLUR_LENGTH:], blurred.reshape(count, -1)[inner])
-    sharp_x = _sharpness(steps, blurred, width - BLUR_LENGTH)
-    sharpness = np.minimum(sharp_x, sharp_y)
-    sharpness[_are_flat(grey)] = 0
-    return sharpness
+    shape = (2, count, places * width)
+    steps, blurred, spare = (scratch.array(name, shape) for name in ("steps", "blurred", "spare"))
+    row = [grey[:, i].reshape(count, -1) for i in range(len(_ROWS))]
+    _distance(row[1], row[2], steps[0], spare[0])
+    _distance(row[0], row[3], blurred[0], spare[0])
+    # Along x, a tile's rows are taken for one; what reaches over their ends is not summed later.
+    half, whole = BLUR_LENGTH // 2, BLUR_LENGTH
+    along, rest = row[1], (1, slice(None), slice(0, -whole))
+    _distance(along[:, half : -half - 1], along[:, half + 1 : -half], steps[rest], spare[rest])
+    _distance(along[:, :-whole], along[:, whole:], blurred[rest], spare[rest])
+    shape = (2 * count, places, width)
+    sharpness = _sharpness(steps.reshape(shape), blurred.reshape(shape)).reshape(2, count)
+    worse: Shares = sharpness.min(axis=0)
+    worse[_are_flat(grey)] = 0
+    return worse
 
 
-def _distance(a: Bytes, b: Bytes, out: Bytes) -> None:
+def _distance(a: Bytes, b: Bytes, out: Bytes, spare: Bytes) -> None:
     np.maximum(a, b, out=out)
-    out -= np.minimum(a, b)
+    np.minimum(a, b, out=spare)
+    np.subtract(out, spare, out=out)
 
 
-def _sharpness(steps: Bytes, blurred_steps: Bytes, columns: int | None = None) -> Shares:
+def _sharpness(steps: Bytes, blurred_steps: Bytes) -> Shares:
     """Share of the differences between neighbours that vanishes when all is blurred once more.
 
     Neighbours in a mean over n pixels differ by (entering - leaving pixel) / n, so the blurred
-    picture itself is never made; all is counted in n-ths. `steps` is used up.
+    picture itself is never made; all is counted in n-ths.
 
     Args:
-        steps: uint8 (tiles, rows, columns).
-        blurred_steps: the same, n times what is left of the steps.
-        columns: how many columns count.
+        steps: uint8 (N, rows, columns), of which the last n columns are not counted; used up.
+        blurred_steps: uint8 (N, rows, columns), n times what is left of the steps.
     """
     np.maximum(steps, NOISE_STEP, out=steps)
-    steps -= NOISE_STEP
-    total = BLUR_LENGTH * _sum_rows(steps)[:, :columns].sum(axis=1, dtype=np.int64)
-    # What is kept is the smaller of both, so that no more than a byte is needed.
+    np.subtract(steps, NOISE_STEP, out=steps)
+    total = BLUR_LENGTH * _sum_rows(steps)[:, :-BLUR_LENGTH].sum(axis=1, dtype=np.int64)
+    # What is kept is the smaller of both, so that bytes suffice.
     np.minimum(steps, 255 // BLUR_LENGTH, out=steps)
-    steps *= BLUR_LENGTH
+    np.multiply(steps, BLUR_LENGTH, out=steps)
     np.minimum(steps, blurred_steps, out=steps)
-    kept = _sum_rows(steps)[:, :columns].sum(axis=1, dtype=np.int64)
+    kept = _sum_rows(steps)[:, :-BLUR_LENGTH].sum(axis=1, dtype=np.int64)
     return np.asarray((total - kept) / np.maximum(total, 1))
 
 

@@ -41,8 +41,8 @@ class ProgressReporter:
         self._update()
 
     def shard_done(self, done: ShardDone) -> None:
-        """A shard was written."""
-        self._shards += 1
+        """Some shards were written."""
+        self._shards += done.shards
         self._tiles += done.tiles
         self._update()
 
@@ -70,7 +70,12 @@ def result_json(result: RunResult, entries: Sequence[StoreEntry]) -> Json:
         "tiles": sum(entry.tiles for entry in entries),
         "bytes": sum(entry.bytes for entry in entries),
         "new_tiles": result.tiles,
+        "unread_tiles": sum(entry.unread for entry in entries),
+        "native_tiles_distinct": result.cells,
         "native_tiles_decoded": result.decoded,
+        "decodes_per_native_tile": round(result.decoded / result.cells, 4)
+        if result.cells
+        else None,
         "seconds": round(result.seconds, 3),
         "tiles_per_second": round(result.tiles / max(1e-3, result.seconds), 1),
         "dropped": _dropped(entries),
@@ -93,9 +98,19 @@ def result_table(result: RunResult, entries: Sequence[StoreEntry]) -> Table:
     table.add_row("tiles", f"{data['tiles']} ({result.tiles} new)")
     table.add_row("size", f"{data['bytes'] / 1e6:.1f} MB")
     table.add_row("speed", f"{data['tiles_per_second']:.0f} tiles/s, {result.seconds:.1f} s")
+    ratio = data["decodes_per_native_tile"]
+    if ratio is not None:
+        table.add_row("native tiles", f"{result.cells}, each decoded {ratio:.3f} times")
+    if data["unread_tiles"]:
+        table.add_row("unread", f"{data['unread_tiles']} tiles in part: see the column unread")
     dropped = [f"{n} by {reason}" for reason, n in data["dropped"].items() if n]
     table.add_row("dropped", ", ".join(dropped) or "none")
     return table
+
+
+def _decode_ratio(result: RunResult) -> float | None:
+    """Decodes per distinct native tile; None if no tile was cut."""
+    return round(result.decoded / result.cells, 4) if result.cells else None
 
 
 def _dropped(entries: Sequence[StoreEntry]) -> dict[str, int]:

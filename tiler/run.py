@@ -16,7 +16,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -34,10 +34,10 @@ from tiler.errors import SlideError, SpecMismatch, TilerError
 from tiler.executor import Executor, Outcome, Task
 from tiler.extract import (
     FinishJob,
+    Planned,
     ShardDone,
-    ShardJob,
     SlideJob,
-    cut_shard,
+    cut_shards,
     draw_store_preview,
     finish_store,
     is_finished,
@@ -51,7 +51,7 @@ from tiler.outcomes import (
     picture_failures,
     write_outcomes,
 )
-from tiler.packed import PackedJob, cut_packed_shard, is_packed, plan_packed
+from tiler.packed import PackedJob, cut_packed_shards, is_packed, plan_packed
 from tiler.request import Work, Workload
 from tiler.slides.discover import PREVIEW_FOLDER
 
@@ -74,7 +74,7 @@ class Reporter(Protocol):
         ...
 
     def shard_done(self, done: ShardDone) -> None:
-        """A shard was written."""
+        """Some shards were written."""
         ...
 
     def ended(self, name: str, status: str, reason: str | None) -> None:
@@ -97,6 +97,8 @@ class RunResult:
     """Bytes of shards written by this run."""
     decoded: int = 0
     """Native cells decoded by this run."""
+    cells: int = 0
+    """Native cells that its tiles are made from; some are decoded twice, some not at all."""
     seconds: float = 0.0
 
     @property
@@ -151,8 +153,10 @@ class _Slide:
     """A slide that the run is at work on."""
 
     work: Work
-    shards: int = 0
-    """Shards that are not yet written."""
+    tasks: int = 0
+    """Tasks of shards that are not yet done."""
+    damage: str | None = None
+    """Why some of its tiles could not be read."""
     planned: bool = False
     """Whether this run planned its store: only then is what lies at its place this slide's."""
 
@@ -166,6 +170,7 @@ class _Run:
         self._ready: deque[tuple[str, Task]] = deque()
         self._unplanned: deque[str] = deque()
         self._owner: dict[Task, str] = {}
+        self._pieces = 1
         if self._preview is not None:
             self._preview.mkdir(exist_ok=True)
 
@@ -203,6 +208,9 @@ class _Run:
 
     def go(self, executor: Executor, reporter: Reporter) -> None:
         """Work until nothing is left."""
+        # Many slides keep all workers busy; of few, each is split.
+        wanted = _TASKS_PER_WORKER * executor.parallel if executor.parallel > 1 else 1
+        self._pieces = -(-wanted // max(1, len(self._unplanned)))
         for outcome in executor.run(self._next_task):
             name = self._owner.pop(outcome.task)
             _stop_if_disk_full(outcome.error)
@@ -212,7 +220,7 @@ class _Run:
                 continue  # it has failed already, while this task was at work
             elif isinstance(outcome.result, ShardDone):
                 self._count(name, outcome.result, reporter)
-            elif isinstance(outcome.result, list):
+            elif isinstance(outcome.result, Planned):
                 self._planned(name, outcome.result, reporter)
             else:
                 entry = entry_of(self._slides[name].work)
@@ -228,8 +236,10 @@ class _Run:
         elif self._unplanned:
             name = self._unplanned.popleft()
             job = self._slides[name].work.job
-            plan = plan_packed if isinstance(job, PackedJob) else plan_slide
-            task = Task(plan, job)
+            if isinstance(job, PackedJob):
+                task = Task(plan_packed, job)
+            else:
+                task = Task(plan_slide, replace(job, pieces=self._pieces))
         else:
             return None
         self._owner[task] = name
@@ -238,14 +248,15 @@ class _Run:
     def _add(self, name: str, task: Task) -> None:
         self._ready.append((name, task))
 
-    def _planned(self, name: str, shards: list[ShardJob], reporter: Reporter) -> None:
+    def _planned(self, name: str, left: Planned, reporter: Reporter) -> None:
         slide = self._slides[name]
-        slide.shards, slide.planned = len(shards), True
-        reporter.planned(len(shards))
-        cut = cut_packed_shard if isinstance(slide.work.job, PackedJob) else cut_shard
-        for shard in shards:
-            self._add(name, Task(cut, shard))
-        if not shards:
+        slide.tasks, slide.planned = len(left.jobs), True
+        self.result.cells += left.cells
+        reporter.planned(sum(len(job.shards) for job in left.jobs))
+        cut = cut_packed_shards if isinstance(slide.work.job, PackedJob) else cut_shards
+        for job in left.jobs:
+            self._add(name, Task(cut, job))
+        if not left.jobs:
             self._finish(name)
 
     def _count(self, name: str, done: ShardDone, reporter: Reporter) -> None:
@@ -253,14 +264,18 @@ class _Run:
         self.result.bytes += done.bytes
         self.result.decoded += done.decoded
         reporter.shard_done(done)
-        self._slides[name].shards -= 1
-        if self._slides[name].shards == 0:
+        slide = self._slides[name]
+        slide.damage = slide.damage or done.damage
+        slide.tasks -= 1
+        if slide.tasks == 0:
             self._finish(name)
 
     def _finish(self, name: str) -> None:
-        job = self._slides[name].work.job
+        slide = self._slides[name]
+        job = slide.work.job
         picture = None if isinstance(job, PackedJob) else self._preview_file(name)
-        self._ready.appendleft((name, Task(finish_store, FinishJob(name, job.store, picture))))
+        task = Task(finish_store, FinishJob(name, job.store, picture, slide.damage))
+        self._ready.appendleft((name, task))
 
     def _preview_file(self, name: str) -> Path | None:
         return None if self._preview is None else self._preview / f"{name}.png"
@@ -278,6 +293,10 @@ class _Run:
             # It would fail again; nothing of it is worth continuing.
             shutil.rmtree(store, ignore_errors=True)
         reporter.ended(name, "failed", failure.reason)
+
+
+_TASKS_PER_WORKER = 2
+"""Tasks for each worker that few slides are split into: the last ones then end together."""
 
 
 def _stored_spec(store: Path, overwrite: bool) -> dict[str, Json] | None:

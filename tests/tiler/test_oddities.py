@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tiler.oddities import oddities
-from tiler.pixels import read_overview
+from tiler.overview import read_overview
 from tiler.slides import find_sources, open_slide
 from tiler.synthetic import Stain, paint
 

@@ -84,6 +84,10 @@ OTHER: dict[str, Any] = {
     "allow_upsample": True,
     "shard_tiles": 256,
     "codec": TileCodec("jpeg", quality=80),
+    "quality": False,
+    "exact": True,
+    "native": True,
+    "reader": "openslide",
 }
 
 

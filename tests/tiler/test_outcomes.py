@@ -15,7 +15,7 @@ import pytest
 from manifests.jsonfile import load_manifest
 from manifests.store import TileStore
 from tiler.errors import PixelReadError, TilerError
-from tiler.extract import FinishJob, SlideJob, cut_shard, finish_store, plan_slide
+from tiler.extract import FinishJob, SlideJob, cut_shards, finish_store, plan_slide
 from tiler.options import TileSpec
 from tiler.outcomes import (
     FAILURES_FILE,
@@ -43,8 +43,8 @@ def work_on(
 
 def cut(work: Work) -> TileStore:
     assert isinstance(work.job, SlideJob)
-    for shard in plan_slide(work.job):
-        cut_shard(shard)
+    for shard in plan_slide(work.job).jobs:
+        cut_shards(shard)
     finish_store(FinishJob(work.job.id, work.job.store, None))
     return TileStore(work.job.store)
 

@@ -19,7 +19,7 @@ from tiler.errors import SlideError
 from tiler.extract import FinishJob, finish_store
 from tiler.options import TileSpec
 from tiler.outcomes import entry_of
-from tiler.packed import PackedJob, cut_packed_shard, plan_packed
+from tiler.packed import PackedJob, cut_packed_shards, plan_packed
 from tiler.request import Request, Work, make_workload
 from tiler.slides.base import Rgb
 from tiler.slidetable import Row, SlidesTable
@@ -48,8 +48,8 @@ def asked(folder: Path, spec: TileSpec = SPEC, **more: Any) -> Work:
 def made(work: Work) -> TileStore:
     """Run all tasks of a packed store, one after the other."""
     assert isinstance(work.job, PackedJob)
-    for shard in plan_packed(work.job):
-        cut_packed_shard(shard)
+    for shard in plan_packed(work.job).jobs:
+        cut_packed_shards(shard)
     finish_store(FinishJob(work.job.id, work.job.store, None))
     return TileStore(work.job.store)
 
@@ -241,10 +241,10 @@ def test_an_interrupted_store_goes_on_where_it_stopped(folder: Path) -> None:
     written(folder, {f"{number}.png": (96, 32) for number in range(7)})
     work = asked(folder)
     assert isinstance(work.job, PackedJob)
-    shards = plan_packed(work.job)
-    assert [shard.shard for shard in shards] == [0, 1, 2, 3, 4]
-    cut_packed_shard(shards[3])
-    assert [shard.shard for shard in plan_packed(work.job)] == [0, 1, 2, 4]
+    shards = plan_packed(work.job).jobs
+    assert [job.shards for job in shards] == [(0,), (1,), (2,), (3,), (4,)]
+    cut_packed_shards(shards[3])
+    assert [job.shards for job in plan_packed(work.job).jobs] == [(0,), (1,), (2,), (4,)]
     resumed = made(work)
     files = {name: resumed.read_file(name) for name in resumed.files()}
     whole = made(replace(work, job=replace(work.job, store=folder.parent / "other.zarr")))
@@ -266,7 +266,7 @@ def test_a_shard_says_what_it_did(folder: Path) -> None:
     written(folder, {"a.png": (96, 32), "b.png": (96, 32)})
     work = asked(folder)
     assert isinstance(work.job, PackedJob)
-    done = [cut_packed_shard(shard) for shard in plan_packed(work.job)]
+    done = [cut_packed_shards(shard) for shard in plan_packed(work.job).jobs]
     assert [item.tiles for item in done] == [5, 1]
     assert [item.decoded for item in done] == [2, 1]
     folder_of_shards = StoreWriter(work.job.store).path / "0.5" / "tiles"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import tiler.pixels
-from tests.tiler.fakes import BACKGROUND, FakeSlide, HugeSlide, noise
-from tiler.errors import PixelReadError, UnreadableSlide
+from tests.tiler.fakes import BACKGROUND, FakeSlide, HugeSlide, block_mean, noise
+from tiler.errors import UnreadableSlide
 from tiler.grid import Ints
 from tiler.options import Edge, TileSpec
-from tiler.pixels import TileCutter, read_overview, resample
-from tiler.plan import ReadPlan, plan_read, plan_tiles
+from tiler.pixels import TileCutter, resample
+from tiler.plan import ReadPlan, plan_read, plan_tiles, reduced
 from tiler.slides import open_slide
 from tiler.slides.base import Rgb
 
@@ -100,7 +101,7 @@ class TestResample:
         rounded = math.floor if missing else math.ceil
         width, height = (max(1, rounded(o + size * s)) for o, s in zip(offset, scale, strict=True))
         region = noise(height, width, seed)
-        tile = resample(region, offset, scale, size)
+        tile = resample(region, offset, scale, (size, size))
         assert tile.shape == (size, size, 3)
         assert tile.dtype == np.uint8
         whole = scale[0].is_integer() and scale[1].is_integer()
@@ -111,12 +112,12 @@ class TestResample:
     def test_whole_factors_give_block_means(self, factor: tuple[int, int]) -> None:
         region = noise(32 * factor[1], 32 * factor[0])
         scale = (float(factor[0]), float(factor[1]))
-        assert is_block_mean(resample(region, (0.0, 0.0), scale, 32), region, factor)
+        assert is_block_mean(resample(region, (0.0, 0.0), scale, (32, 32)), region, factor)
 
     def test_both_ways_of_averaging_round_alike(self) -> None:
         region = np.pad(noise(64, 64), ((0, 0), (0, 1), (0, 0)))
-        one = resample(region[:, :64], (0.0, 0.0), (2.0, 2.0), 32)
-        other = resample(region, (0.0, 0.0), (2.0, 2.0), 32)
+        one = resample(region[:, :64], (0.0, 0.0), (2.0, 2.0), (32, 32))
+        other = resample(region, (0.0, 0.0), (2.0, 2.0), (32, 32))
         assert np.array_equal(one, other)
 
     @RELAXED
@@ -136,19 +137,25 @@ class TestResample:
         width, height = (math.ceil(o + size * s) for o, s in zip(offset, scale, strict=True))
         region = np.empty((height, width, 3), dtype=np.uint8)
         region[:] = colour
-        assert (resample(region, offset, scale, size) == colour).all()
+        assert (resample(region, offset, scale, (size, size)) == colour).all()
 
     @pytest.mark.parametrize("scale", [1.04, 1.48, 2.0, 2.004, 3.7])
     def test_the_mean_of_a_tile_is_that_of_its_area(self, scale: float) -> None:
         side = math.ceil(64 * scale)
         region = noise(side, side)
-        tile = resample(region, (0.0, 0.0), (scale, scale), 64)
+        tile = resample(region, (0.0, 0.0), (scale, scale), (64, 64))
         whole = averaged(region, (0.0, 0.0), (64 * scale, 64 * scale), 1)
         assert tile.mean(axis=(0, 1)) == pytest.approx(whole[0, 0], abs=0.2)
 
     def test_scale_one_returns_the_very_pixels(self) -> None:
         region = noise(64, 64)
-        assert resample(region, (0.0, 0.0), (1.0, 1.0), 64) is region
+        assert resample(region, (0.0, 0.0), (1.0, 1.0), (64, 64)) is region
+
+
+def cut(cutter: TileCutter, l0_xy: Ints) -> list[Rgb]:
+    tiles = list(cutter.cut(l0_xy))
+    assert all(tile.native is None and tile.unread == 0 for tile in tiles)
+    return [tile.pixels for tile in tiles if tile.pixels is not None]
 
 
 def positions(slide: FakeSlide, read: ReadPlan, spec: TileSpec) -> Ints:
@@ -161,16 +168,16 @@ def planned(slide: FakeSlide, spec: TileSpec) -> ReadPlan:
 
 
 def naive_tile(pixels: Rgb, read: ReadPlan, level_xy: tuple[float, float], size: int) -> Floats:
-    """A tile made from a whole level, with background where whole pixels lie beyond it."""
-    if read.as_is:
+    """A tile made from a whole decoded level, with background where pixels lie beyond it."""
+    if read.rest == (1.0, 1.0):
         level_xy = (math.floor(level_xy[0] + 0.5), math.floor(level_xy[1] + 0.5))
     height, width = pixels.shape[:2]
-    beyond_x = max(0, math.floor(level_xy[0] + size * read.scale[0] + 1e-6) - width)
-    beyond_y = max(0, math.floor(level_xy[1] + size * read.scale[1] + 1e-6) - height)
+    beyond_x = max(0, math.floor(level_xy[0] + size * read.rest[0] + 1e-6) - width)
+    beyond_y = max(0, math.floor(level_xy[1] + size * read.rest[1] + 1e-6) - height)
     canvas = np.empty((height + beyond_y, width + beyond_x, 3), dtype=np.uint8)
     canvas[:] = BACKGROUND
     canvas[:height, :width] = pixels
-    return averaged(canvas, level_xy, read.scale, size)
+    return averaged(canvas, level_xy, read.rest, size)
 
 
 LEVEL_0 = noise(203, 251)
@@ -198,14 +205,15 @@ class TestCut:
         slide = FakeSlide(pixels, cell)
         spec = TileSpec((mpp,), 20, 37, edge)
         read = planned(slide, spec)
-        level = slide.facts.levels[read.level]
+        level = reduced(slide.facts.levels[read.level], read.reduce)
+        decoded = block_mean(pixels[read.level], read.reduce)
         l0_xy = positions(slide, read, spec)
         cutter = TileCutter(slide, read, 20)
-        tiles = list(cutter.cut(l0_xy))
+        tiles = cut(cutter, l0_xy)
         assert len(tiles) == len(l0_xy) >= 1
         for tile, (x, y) in zip(tiles, l0_xy.tolist(), strict=True):
             place = (x / level.downsample_x, y / level.downsample_y)
-            expected = naive_tile(pixels[read.level], read, place, 20)
+            expected = naive_tile(decoded, read, place, 20)
             assert tile.shape == (20, 20, 3)
             assert tile.dtype == np.uint8
             assert abs(tile - expected).max() <= ROUNDING
@@ -216,7 +224,7 @@ class TestCut:
         spec = TileSpec((0.5,), 20)
         read = planned(slide, spec)
         l0_xy = positions(slide, read, spec)
-        for tile, (x, y) in zip(TileCutter(slide, read, 20).cut(l0_xy), l0_xy, strict=True):
+        for tile, (x, y) in zip(cut(TileCutter(slide, read, 20), l0_xy), l0_xy, strict=True):
             assert np.array_equal(tile, LEVEL_0[y : y + 20, x : x + 20])
 
     def test_a_coarse_level_taken_as_it_is_gives_its_very_pixels(self) -> None:
@@ -224,7 +232,7 @@ class TestCut:
         spec = TileSpec((2.03,), 8, 3, shard_tiles=1000)
         read = planned(slide, spec)
         assert (read.level, read.as_is) == (1, True)
-        tiles = list(TileCutter(slide, read, 8).cut(positions(slide, read, spec)))
+        tiles = cut(TileCutter(slide, read, 8), positions(slide, read, spec))
         places = [(x, y) for x in range(0, 62 - 8 + 1, 3) for y in range(0, 50 - 8 + 1, 3)]
         assert len(tiles) == len(places)
         for tile, (x, y) in zip(tiles, places, strict=True):
@@ -236,7 +244,7 @@ class TestCut:
     ) -> None:
         slide = FakeSlide([LEVEL_0[:40, :44]])
         read = planned(slide, TileSpec((mpp,)))
-        tile = next(TileCutter(slide, read, 32).cut(np.array([[20, 10]], dtype=np.int32)))
+        tile = cut(TileCutter(slide, read, 32), np.array([[20, 10]], dtype=np.int32))[0]
         height, width = 30 // scale, 24 // scale
         assert is_block_mean(tile[:height, :width], LEVEL_0[10:40, 20:44], (scale, scale))
         assert (tile[height:] == BACKGROUND).all()
@@ -245,7 +253,7 @@ class TestCut:
     def test_a_tile_larger_than_the_slide_holds_all_of_it(self) -> None:
         slide = FakeSlide([LEVEL_0[:5, :7]])
         read = planned(slide, TileSpec((0.5,)))
-        tile = next(TileCutter(slide, read, 16).cut(np.zeros((1, 2), dtype=np.int32)))
+        tile = cut(TileCutter(slide, read, 16), np.zeros((1, 2), dtype=np.int32))[0]
         assert np.array_equal(tile[:5, :7], LEVEL_0[:5, :7])
         assert (tile[5:] == BACKGROUND).all()
 
@@ -253,15 +261,15 @@ class TestCut:
         slide = FakeSlide([LEVEL_0])
         read = planned(slide, TileSpec((0.5,)))
         places = np.array([[100, 90], [0, 0], [100, 90], [50, 3]], dtype=np.int32)
-        for tile, (x, y) in zip(TileCutter(slide, read, 8).cut(places), places, strict=True):
+        for tile, (x, y) in zip(cut(TileCutter(slide, read, 8), places), places, strict=True):
             assert np.array_equal(tile, LEVEL_0[y : y + 8, x : x + 8])
 
     def test_few_cells_are_held_at_a_time(self) -> None:
         class Watched(HugeSlide):
             alive = most = 0
 
-            def read_cell(self, level: int, column: int, row: int) -> Rgb:
-                cell = super().read_cell(level, column, row)
+            def read_cell(self, level: int, column: int, row: int, reduce: int = 1) -> Rgb:
+                cell = super().read_cell(level, column, row, reduce)
                 self.alive += 1
                 self.most = max(self.most, self.alive)
                 weakref.finalize(cell, self._died)
@@ -282,18 +290,25 @@ class TestCut:
         assert slide.most <= 2 * 23 * 2, "two columns of the patch of 23 rows of tiles"
         assert slide.alive == 0
 
-    def test_a_damaged_cell_fails_the_tiles_that_need_it_and_no_other(self) -> None:
+    def test_a_damaged_cell_costs_the_tiles_that_need_it_that_part_and_no_other(self) -> None:
         slide = FakeSlide([LEVEL_0], (16, 16), damaged=frozenset({(3, 3)}))
         read = planned(slide, TileSpec((0.5,)))
         cutter = TileCutter(slide, read, 16)
-        assert len(list(cutter.cut(np.array([[0, 0], [64, 48], [32, 48]], dtype=np.int32)))) == 3
-        with pytest.raises(PixelReadError, match="column 3, row 3"):
-            list(cutter.cut(np.array([[0, 0], [40, 48]], dtype=np.int32)))
+        places = np.array([[0, 0], [64, 48], [40, 48], [32, 48], [48, 48], [52, 60]], np.int32)
+        tiles = list(cutter.cut(places))
+        assert [tile.unread for tile in tiles] == [0, 0, 0.5, 0, 1, 12 * 4 / 256]
+        assert cutter.damage == "the tile at column 3, row 3 cannot be decoded"
+        for tile, (x, y) in zip(tiles, places.tolist(), strict=True):
+            assert tile.pixels is not None
+            whole = LEVEL_0.copy()
+            whole[48:64, 48:64] = BACKGROUND
+            assert np.array_equal(tile.pixels, whole[y : y + 16, x : x + 16])
+        assert cutter.decoded == len(slide.reads) == len(set(slide.reads))
 
     def test_a_reader_that_gives_cells_of_a_wrong_size_is_found_out(self) -> None:
         class Wrong(FakeSlide):
-            def read_cell(self, level: int, column: int, row: int) -> Rgb:
-                return super().read_cell(level, column, row)[:-1]
+            def read_cell(self, level: int, column: int, row: int, reduce: int = 1) -> Rgb:
+                return super().read_cell(level, column, row, reduce)[:-1]
 
         slide = Wrong([LEVEL_0])
         cutter = TileCutter(slide, planned(slide, TileSpec((0.5,))), 16)
@@ -313,7 +328,7 @@ class TestEnlarge:
         whole = Image.fromarray(LEVEL_0)
         l0_xy = positions(slide, read, spec)
         cutter = TileCutter(slide, read, 40)
-        for tile, (x, y) in zip(cutter.cut(l0_xy), l0_xy.tolist(), strict=True):
+        for tile, (x, y) in zip(cut(cutter, l0_xy), l0_xy.tolist(), strict=True):
             right, bottom = x + 40 * read.scale[0], y + 40 * read.scale[1]
             if right > 251 or bottom > 203:
                 continue  # up to half a pixel beyond: rounding, and Pillow has nothing to give
@@ -326,75 +341,9 @@ class TestEnlarge:
         slide = FakeSlide([np.stack([ramp] * 3, axis=2)])
         spec = TileSpec((0.15,), 16, edge="pad", allow_upsample=True)
         cutter = TileCutter(slide, planned(slide, spec), 16)
-        tile = next(cutter.cut(np.array([[16, 0]], dtype=np.int32)))
+        tile = cut(cutter, np.array([[16, 0]], dtype=np.int32))[0]
         centres = 16 + 0.3 * (np.arange(8) + 0.5) - 0.5
         assert tile[8, :8, 0] == pytest.approx(10 * centres, abs=1.5)
-
-
-class TestOverview:
-    @pytest.mark.parametrize(
-        ("mpp", "target", "level", "factor"),
-        [
-            (0.5, 8.0, 1, 4),
-            (0.5, 4.0, 1, 2),
-            (0.5, 2.0, 1, 1),
-            (0.5, 1.8, 0, 3),
-            (0.5, 1.95, 1, 1),
-            (0.5, 0.5, 0, 1),
-            (0.499, 8.0, 1, 4),
-            (10.0, 8.0, 0, 1),
-        ],
-    )
-    def test_it_is_the_block_mean_of_the_coarsest_level_that_is_fine_enough(
-        self, mpp: float, target: float, level: int, factor: int
-    ) -> None:
-        pixels = (noise(203, 251), noise(51, 63, seed=1))
-        slide = FakeSlide(pixels, (16, 12), (mpp, mpp))
-        overview = read_overview(slide, (mpp, mpp), target)
-        assert is_block_mean(overview.pixels, pixels[level], (factor, factor))
-        assert {number for number, _, _ in slide.reads} == {level}
-        assert len(slide.reads) == len(set(slide.reads))
-
-    @pytest.mark.parametrize("size", [(1, 1), (15, 17), (16, 16), (33, 250), (250, 33)])
-    @pytest.mark.parametrize("cell", [(16, 16), (8, 5), (300, 300)])
-    def test_odd_sizes_keep_their_last_pixels(
-        self, size: tuple[int, int], cell: tuple[int, int]
-    ) -> None:
-        pixels = noise(*size)
-        overview = read_overview(FakeSlide([pixels], cell), (0.5, 0.5), 8.0)
-        assert overview.pixels.shape == (-(-size[0] // 16), -(-size[1] // 16), 3)
-        assert is_block_mean(overview.pixels, pixels, (16, 16))
-
-    def test_its_mpp_is_the_mean_of_x_and_y(self) -> None:
-        slide = FakeSlide([noise(160, 320)], (16, 16), (0.5, 0.52))
-        assert read_overview(slide, (0.5, 0.52)).mpp == pytest.approx((8 + 8.32) / 2)
-
-    def test_a_huge_slide_gets_a_coarser_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tiler.pixels, "_OVERVIEW_PIXELS", 100.0)
-        slide = FakeSlide([noise(200, 400)], (16, 16))
-        overview = read_overview(slide, (0.5, 0.5), 1.0)
-        assert overview.pixels.shape[0] * overview.pixels.shape[1] <= 8 * 15, (
-            "a little more for the edges"
-        )
-        assert overview.mpp == 14.0
-
-    def test_a_slide_without_a_pyramid_is_walked_in_strips(self) -> None:
-        most = 0
-        slide = HugeSlide(2000, 4000, 100, 0.5)
-        read_cell, alive = slide.read_cell, [0]
-
-        def watched(level: int, column: int, row: int) -> Rgb:
-            nonlocal most
-            cell = read_cell(level, column, row)
-            alive[0] += 1
-            most = max(most, alive[0])
-            weakref.finalize(cell, lambda: alive.__setitem__(0, alive[0] - 1))
-            return cell
-
-        slide.read_cell = watched  # type: ignore[method-assign]
-        read_overview(slide, (0.5, 0.5))
-        assert len(slide.reads) == 20 * 40
-        assert most <= 2 * 20, "two rows of cells"
 
 
 class TestRealSlide:
@@ -403,16 +352,16 @@ class TestRealSlide:
         return real_data / "svs" / "CMU-1-Small-Region.svs"
 
     @staticmethod
-    def tiles(path: Path, mpp: float) -> tuple[ReadPlan, Ints, list[Rgb]]:
-        spec = TileSpec((mpp,), 224, 301)
-        with open_slide(path) as slide:
+    def tiles(path: Path, spec: TileSpec) -> tuple[ReadPlan, Ints, list[Rgb]]:
+        spec = replace(spec, tile_size=224, stride=301)
+        with open_slide(path, exact=spec.exact) as slide:
             assert slide.facts.mpp is not None
-            read = plan_read(slide.facts.levels, slide.facts.mpp, mpp, spec)
+            read = plan_read(slide.facts.levels, slide.facts.mpp, spec.mpps[0], spec)
             l0_xy = plan_tiles(slide.facts, read, spec, None, "key").l0_xy
-            return read, l0_xy, list(TileCutter(slide, read, 224).cut(l0_xy))
+            return read, l0_xy, cut(TileCutter(slide, read, 224), l0_xy)
 
     def test_tiles_taken_as_they_are_are_those_of_openslide(self, path: Path) -> None:
-        read, l0_xy, tiles = self.tiles(path, 0.499)
+        read, l0_xy, tiles = self.tiles(path, TileSpec((0.499,)))
         assert read.as_is
         assert len(tiles) == 7 * 10
         with openslide.OpenSlide(path) as other:
@@ -420,23 +369,35 @@ class TestRealSlide:
                 region = other.read_region((x, y), 0, (224, 224)).convert("RGB")
                 assert np.array_equal(tile, np.asarray(region))
 
-    def test_reduced_tiles_are_area_averages_of_openslides_pixels(self, path: Path) -> None:
-        read, l0_xy, tiles = self.tiles(path, 1.0)
-        assert read.scale == pytest.approx((1 / 0.499, 1 / 0.499))
+    @pytest.mark.parametrize(
+        ("mpp", "scale"), [(1.0, 2.0), (0.74, 0.74 / 0.499), (1.1, 1.1 / 0.499), (2.0, 4.0)]
+    )
+    def test_tiles_cut_exactly_are_area_averages_of_openslides_pixels(
+        self, path: Path, mpp: float, scale: float
+    ) -> None:
+        read, l0_xy, tiles = self.tiles(path, TileSpec((mpp,), exact=True))
+        assert read.scale == pytest.approx((scale, scale))
+        for tile, average in zip(tiles, self.averages(path, l0_xy, read.scale), strict=True):
+            assert abs(tile - average).max() <= ROUNDING + 0.5 / scale**2
+
+    @pytest.mark.parametrize(
+        ("mpp", "reduce", "psnr"), [(1.0, 2, 50), (2.0, 4, 50), (2.1, 2, 40), (3.0, 2, 44), (4.0, 8, 50)]
+    )
+    def test_tiles_decoded_at_a_smaller_scale_come_close_to_that(
+        self, path: Path, mpp: float, reduce: int, psnr: float
+    ) -> None:
+        read, l0_xy, tiles = self.tiles(path, TileSpec((mpp,)))
+        assert read.reduce == reduce
+        errors = [
+            ((tile - average) ** 2).mean()
+            for tile, average in zip(tiles, self.averages(path, l0_xy, read.scale), strict=True)
+        ]
+        assert 10 * math.log10(255**2 / float(np.mean(errors))) >= psnr
+
+    @staticmethod
+    def averages(path: Path, l0_xy: Ints, scale: tuple[float, float]) -> Iterator[Floats]:
+        side = math.ceil(224 * scale[0])
         with openslide.OpenSlide(path) as other:
             whole = np.asarray(other.read_region((0, 0), 0, other.dimensions).convert("RGB"))
-        for tile, (x, y) in zip(tiles, l0_xy.tolist(), strict=True):
-            region = whole[y : y + 450, x : x + 450]
-            assert abs(tile - averaged(region, (0, 0), read.scale, 224)).max() <= ROUNDING
-
-
-def test_an_overview_of_odd_size_knows_where_its_pixels_lie() -> None:
-    """The last column holds what is left over: its share of the slide is smaller than its place."""
-    pixels = noise(330, 1001)
-    pixels[:, 992:] = 0
-    slide = FakeSlide([pixels], cell=(64, 64))
-    overview = read_overview(slide, (0.5, 0.5))
-    assert overview.pixels.shape[:2] == (21, 63)
-    assert overview.l0_per_px == (16.0, 16.0)
-    assert overview.pixels[:, 62].max() == 0
-    assert overview.pixels[:, 61].min() > 0
+        for x, y in l0_xy.tolist():
+            yield averaged(whole[y : y + side, x : x + side], (0, 0), scale, 224)

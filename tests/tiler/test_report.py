@@ -103,7 +103,7 @@ def told(stream: io.StringIO, every_s: float = 60, *, quiet: bool = False) -> li
         reporter.started(3, 1)
         reporter.planned(2)
         for _ in range(2):
-            reporter.shard_done(ShardDone(512, 10_000, 600))
+            reporter.shard_done(ShardDone(1, 512, 10_000, 600))
         reporter.ended("a[bold]", "done", None)
         reporter.ended("b", "failed", "it is broken")
     return stream.getvalue().splitlines()

@@ -426,12 +426,26 @@ def test_several_mpps_give_several_groups_in_one_store(slide: Path, tmp_path: Pa
     assert [r.group for r in manifest.stores[0].resolutions] == ["0.5", "1"]
 
 
+def test_without_quality_the_other_columns_and_all_pixels_stay(slide: Path, tmp_path: Path) -> None:
+    _, _, with_quality = go([slide], tmp_path / "with")
+    _, _, without = go([slide], tmp_path / "without", replace(SPEC, quality=False))
+    one, other = (
+        TileStore(found.store_path(found.stores[0]))["0.5"] for found in (with_quality, without)
+    )
+    assert other.columns == ("native", "tissue", "unread", "x", "y")
+    assert [one.read_encoded(i) for i in range(len(one))] == [
+        other.read_encoded(i) for i in range(len(other))
+    ]
+
+
 def test_columns_say_where_each_tile_is_and_how_it_looks(slide: Path, tmp_path: Path) -> None:
     _, _, manifest = go([slide], tmp_path / "out")
     group = TileStore(manifest.store_path(manifest.stores[0]))["0.5"]
-    expected = ("brightness", "focus", "pen", "saturation", "tissue", "x", "y")
-    assert group.columns == expected
-    for name in expected[:5]:
+    measured = ("brightness", "focus", "pen", "saturation", "tissue")
+    assert group.columns == tuple(sorted((*measured, "native", "unread", "x", "y")))
+    assert group.column("native").dtype == np.bool_
+    assert not group.column("unread").any()
+    for name in measured:
         values = group.column(name)
         assert values.dtype == np.float32
         assert float(values.min()) >= 0
