@@ -1,9 +1,11 @@
-"""From what files hold (gray, inverted gray, colour with alpha) to plain 8-bit RGB.
+"""From what files hold (gray, inverted gray, YCbCr, colour with alpha) to plain 8-bit RGB.
 
 Arrays are uint8, shape (height, width) or (height, width, channels), in RGB order.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,28 @@ WHITE = (255, 255, 255)
 def gray_to_rgb(gray: npt.NDArray[np.uint8]) -> Rgb:
     """Repeat a gray picture of shape (height, width) in all three channels."""
     return np.repeat(gray[:, :, np.newaxis], 3, axis=2)
+
+
+_CHROMA: Final = np.arange(-128, 128)
+_RED_OF_CR: Final = np.rint(1.402 * _CHROMA).astype(np.int16)
+_BLUE_OF_CB: Final = np.rint(1.772 * _CHROMA).astype(np.int16)
+_GREEN_OF_CB: Final = np.rint(-0.344136 * 65536 * _CHROMA).astype(np.int32)
+_GREEN_OF_CR: Final = np.rint(-0.714136 * 65536 * _CHROMA).astype(np.int32) + 32768
+
+
+def ycbcr_to_rgb(ycbcr: npt.NDArray[np.uint8]) -> Rgb:
+    """Convert full-range YCbCr (ITU-T T.871, section 7), rounded to the nearest value.
+
+    Args:
+        ycbcr: uint8 (height, width, 3).
+    """
+    luma = ycbcr[:, :, 0].astype(np.int16)
+    cb, cr = ycbcr[:, :, 1], ycbcr[:, :, 2]
+    rgb = np.empty(ycbcr.shape, np.uint8)
+    rgb[:, :, 0] = np.clip(luma + _RED_OF_CR[cr], 0, 255)
+    rgb[:, :, 1] = np.clip(luma + ((_GREEN_OF_CB[cb] + _GREEN_OF_CR[cr]) >> 16), 0, 255)
+    rgb[:, :, 2] = np.clip(luma + _BLUE_OF_CB[cb], 0, 255)
+    return rgb
 
 
 def over_background(

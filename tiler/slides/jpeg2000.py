@@ -17,8 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from tiler.slides import colour
+
 _START: Final = b"\xff\x4f\xff\x51"
 """Start of a codestream, and the marker of the image's size that must follow it."""
+_SUBSAMPLINGS: Final = frozenset({((1, 1), (2, 1), (2, 1)), ((1, 1), (2, 2), (2, 2))})
+"""4:2:2 and 4:2:0, which imagecodecs turns to RGB by itself."""
+
 _LONGEST_BOXES: Final = 4096
 """Bytes that may come before the codestream, where a tile is a whole JP2 file."""
 _CODING_STYLE, _CODING_STYLE_OF_COMPONENT, _START_OF_TILE_PART = 0xFF52, 0xFF53, 0xFF90
@@ -33,15 +38,22 @@ class Header:
     components: int
     bits: int
     is_signed: bool
-    is_subsampled: bool
-    """Some components have fewer pixels than others."""
+    steps: tuple[tuple[int, int], ...]
+    """Pixels per value of each component, in x and y; more than 1 where colours are subsampled."""
     levels: int
     """How often the picture can be halved while decoding; 0 where that is not certain."""
+
+    @property
+    def is_subsampled(self) -> bool:
+        """Whether some components have fewer values than the picture has pixels."""
+        return set(self.steps) != {(1, 1)}
 
     def can_be_reduced(self, reduce: int) -> bool:
         """Whether it can be decoded at 1 / reduce (1, 2, 4, 8) of its size."""
         halvings = reduce.bit_length() - 1
-        return self.levels >= halvings and self.width % reduce == 0 == self.height % reduce
+        is_whole = self.width % reduce == 0 and self.height % reduce == 0
+        # The colours of a subsampled picture would lose twice.
+        return self.levels >= halvings and is_whole and not (halvings and self.is_subsampled)
 
 
 def read_header(tile: bytes) -> Header:
@@ -65,7 +77,7 @@ def read_header(tile: bytes) -> Header:
         components=components,
         bits=(shapes[0] & 127) + 1,
         is_signed=bool(shapes[0] & 128),
-        is_subsampled=set(shapes[1::3]) | set(shapes[2::3]) != {1},
+        steps=tuple(zip(shapes[1::3], shapes[2::3], strict=True)),
         levels=_levels(tile, start + 4 + length),
     )
 
@@ -84,7 +96,22 @@ def _levels(tile: bytes, place: int) -> int:
     return 0
 
 
-def check(header: Header, samples: int, least: tuple[int, int], most: tuple[int, int]) -> None:
+def why_unusual(header: Header, *, is_ycbcr: bool) -> str | None:
+    """Say why tiles with such a header are not decoded here, as half a sentence, or None."""
+    if not header.is_subsampled or (is_ycbcr and header.steps in _SUBSAMPLINGS):
+        return None
+    steps = ", ".join(f"{x} x {y}" for x, y in header.steps)
+    return f"its JPEG 2000 components have steps of {steps} pixels"
+
+
+def check(
+    header: Header,
+    samples: int,
+    least: tuple[int, int],
+    most: tuple[int, int],
+    *,
+    is_ycbcr: bool = False,
+) -> None:
     """Hold a header against what the TIFF says.
 
     Args:
@@ -92,10 +119,14 @@ def check(header: Header, samples: int, least: tuple[int, int], most: tuple[int,
         samples: components that are expected.
         least: (width, height) that is needed of the tile.
         most: (width, height) that it may have.
+        is_ycbcr: the components are YCbCr.
 
     Raises:
         ValueError: the size or the colours are not as expected.
     """
+    unusual = why_unusual(header, is_ycbcr=is_ycbcr)
+    if unusual:
+        raise ValueError(unusual)
     fits_x = least[0] <= header.width <= most[0]
     fits_y = least[1] <= header.height <= most[1]
     if not (fits_x and fits_y):
@@ -110,7 +141,9 @@ def check(header: Header, samples: int, least: tuple[int, int], most: tuple[int,
         )
 
 
-def decode(header: Header, tile: bytes, reduce: int = 1) -> npt.NDArray[np.uint8]:
+def decode(
+    header: Header, tile: bytes, reduce: int = 1, *, is_ycbcr: bool = False
+) -> npt.NDArray[np.uint8]:
     """Decode a tile, in full or at a coarser wavelet level.
 
     Args:
@@ -119,9 +152,10 @@ def decode(header: Header, tile: bytes, reduce: int = 1) -> npt.NDArray[np.uint8
         reduce: 1; or 2, 4, 8 if the header allows it. A coarser level is no mean of pixels: it is
             a little sharper, and its pixels lie (reduce - 1) / 2 pixels up and left of where the
             means lie.
+        is_ycbcr: the components are YCbCr.
 
     Returns:
-        uint8 (height // reduce, width // reduce, components).
+        uint8 (height // reduce, width // reduce, components), RGB where there are colours.
 
     Raises:
         ValueError, OSError, or an error of imagecodecs: the tile is damaged or cut off.
@@ -130,7 +164,8 @@ def decode(header: Header, tile: bytes, reduce: int = 1) -> npt.NDArray[np.uint8
     shape = (header.height // reduce, header.width // reduce, header.components)
     if pixels.size != shape[0] * shape[1] * shape[2]:
         raise ValueError(f"the tile was decoded to {pixels.shape} where {shape} should be")
-    return pixels.reshape(shape)
+    pixels = pixels.reshape(shape)
+    return colour.ycbcr_to_rgb(pixels) if is_ycbcr and not header.is_subsampled else pixels
 
 
 def _decode_full(tile: bytes) -> npt.NDArray[np.uint8]:

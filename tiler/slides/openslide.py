@@ -27,15 +27,11 @@ from tiler.slides.base import Level, Rgb, Slide, SlideFacts
 from tiler.slides.direct import Road
 from tiler.slides.rawfile import RawFile
 from tiler.slides.resolution import PixelSize
-from tiler.slides.segments import CellReader
 from tiler.slides.shrink import shrunk
 from tiler.slides.tiffpages import TiffContent
 
 _CELL_SIDES: Final = (64, 1024)
 """Tile sides that make good cells; others are read in squares of `PREFERRED_CELL`."""
-
-_PAINTS_MISSING_TILES: Final = frozenset({"aperio", "generic-tiff"})
-"""Formats in which OpenSlide shows something else than background where the file has no bytes."""
 
 _SCANNER_PROPERTIES: Final = (
     "tiff.Model",
@@ -105,7 +101,7 @@ class OpenSlideSlide(Slide):
         self, content: TiffContent | None, *, is_direct: bool, is_exact: bool
     ) -> tuple[Road, ...]:
         if not is_direct:
-            return (Road(None, "asked for"),) * len(self._levels)
+            return (Road(None, "asked for by --reader openslide"),) * len(self._levels)
         if content is None or self._vendor not in direct.PLAIN_GRIDS:
             road = Road(None, f"the format {self._vendor} has no direct road")
             return (road,) * len(self._levels)
@@ -160,7 +156,7 @@ class OpenSlideSlide(Slide):
         place = pyramid.check_cell(self._levels, level, column, row, reduce)
         reader = self._roads[level].reader
         try:
-            if reader is None or self._is_painted_by_openslide(reader, column, row):
+            if reader is None or reader.is_elsewhere(column, row):
                 return shrunk(self._read_region(place, level, column, row), reduce)
             return reader.read(column, row, reduce)
         except Exception as error:
@@ -168,16 +164,14 @@ class OpenSlideSlide(Slide):
             reason = limits.spoken(error, self._path)
             raise PixelReadError(pyramid.cell_failure(place, level, column, row, reason)) from error
 
-    def _is_painted_by_openslide(self, reader: CellReader, column: int, row: int) -> bool:
-        """Aperio leaves out tiles, which OpenSlide paints from the finer level."""
-        return reader.is_sparse(column, row) and self._vendor in _PAINTS_MISSING_TILES
-
     def native_tile(self, level: int, column: int, row: int) -> bytes | None:
         """Fetch one cell as the file's own JPEG, see `base.Slide.native_tile`."""
         place = pyramid.check_cell(self._levels, level, column, row)
         reader = self._roads[level].reader
         try:
-            return None if reader is None else reader.native_tile(column, row)
+            if reader is None or reader.is_elsewhere(column, row):
+                return None
+            return reader.native_tile(column, row)
         except (OSError, ValueError) as error:
             reason = limits.spoken(error, self._path)
             raise PixelReadError(pyramid.cell_failure(place, level, column, row, reason)) from error

@@ -26,12 +26,16 @@ from tiler.slides.tiffpages import TiffImage
 Samples = npt.NDArray[np.uint8]
 """uint8 (height, width, samples)."""
 
+Tiles = npt.NDArray[np.bool_]
+"""One value for each tile of an image, row by row."""
+
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, YCBCR = 0, 1, 2, 6
 """TIFF codes of the photometric interpretations that are read."""
 
 _JPEG = 7
-_JPEG2000: Final = frozenset({33004, 33005, 34712})
 _JPEG2000_YCBCR = 33003
+"""Aperio's code for tiles that hold YCbCr, whatever the photometric tag says."""
+_JPEG2000: Final = frozenset({_JPEG2000_YCBCR, 33004, 33005, 34712})
 _BOUNDED: Final[dict[int, Callable[[bytes, int], bytes]]] = {
     1: lambda data, _size: data,
     5: lambda data, size: bytes(imagecodecs.lzw_decode(data, out=size)),
@@ -66,6 +70,8 @@ def _why_not_compression(image: TiffImage, extra: int) -> str | None:
     named = f"{image.compression_name} (TIFF code {image.compression})"
     if image.compression == _JPEG:
         return "found JPEG tiles with a channel besides the colours" if extra else None
+    if image.compression == _JPEG2000_YCBCR and image.samples == 3 and not image.is_planar:
+        return None
     if image.photometric == YCBCR or image.compression == _JPEG2000_YCBCR:
         return f"YCbCr colours with compression {named} are not supported"
     if image.compression in _JPEG2000:
@@ -111,16 +117,15 @@ def why_unusual(file: RawFile, image: TiffImage) -> str | None:
 
     Its first tile stands for all. Damage is not unusual: it is met again where it is read.
     """
-    first = next((i for i, count in enumerate(image.byte_counts) if count), None)
-    if first is None:
-        return None
+    first = int(np.argmax(image.byte_counts > 0))
     try:
         data = file.read(int(image.offsets[first]), int(image.byte_counts[first]))
         if image.compression == _JPEG:
             tiles = jpegstream.JpegTiles(image.jpeg_tables, image.photometric)
             return None if tiles.header(data).is_usual else "its JPEG tiles are coded unusually"
-        if image.compression in _JPEG2000 and jpeg2000.read_header(data).is_subsampled:
-            return "its JPEG 2000 tiles have subsampled colours"
+        if image.compression in _JPEG2000:
+            is_ycbcr = image.compression == _JPEG2000_YCBCR
+            return jpeg2000.why_unusual(jpeg2000.read_header(data), is_ycbcr=is_ycbcr)
     except (OSError, ValueError):
         return None
     return None
@@ -155,6 +160,7 @@ class CellReader:
         self._size = size or (image.width, image.height)
         self._background = background
         self._is_exact = is_exact
+        self._elsewhere: Tiles | None = None
         self._full = (image.segment_width, image.segment_height)
         self._samples = 1 if image.is_planar else image.samples
         self._planes = image.samples if image.is_planar else 1
@@ -166,9 +172,15 @@ class CellReader:
             else None
         )
 
-    def is_sparse(self, column: int, row: int) -> bool:
-        """Whether the file holds no bytes for a cell of a tiled image."""
-        return bool(self._image.byte_counts[row * self._image.columns + column] == 0)
+    def leave_out(self, tiles: Tiles) -> None:
+        """Take note of tiles that somebody else has to read."""
+        self._elsewhere = tiles if tiles.any() else None
+
+    def is_elsewhere(self, column: int, row: int) -> bool:
+        """Whether somebody else has to read a cell of a tiled image."""
+        if self._elsewhere is None:
+            return False
+        return bool(self._elsewhere[row * self._image.columns + column])
 
     def read(self, column: int, row: int, reduce: int = 1) -> Rgb:
         """Read and decode one cell.
@@ -200,9 +212,10 @@ class CellReader:
         image = self._image
         if self._jpegs is None or not image.is_tiled or self._samples != 3:
             return None
-        if self._needed(column, row) != self._full or self.is_sparse(column, row):
+        index = row * image.columns + column
+        if self._needed(column, row) != self._full or not image.byte_counts[index]:
             return None
-        data = self._bytes_of(row * image.columns + column)
+        data = self._bytes_of(index)
         return self._jpegs.for_storing(data, self._full)
 
     def will_need(self, cells: Iterable[tuple[int, int]]) -> None:
@@ -261,9 +274,10 @@ class CellReader:
             return jpegstream.decode(jpeg, stream, done), done
         if self._image.compression in _JPEG2000:
             header = jpeg2000.read_header(data)
-            jpeg2000.check(header, self._samples, needed, self._full)
+            is_ycbcr = self._image.compression == _JPEG2000_YCBCR
+            jpeg2000.check(header, self._samples, needed, self._full, is_ycbcr=is_ycbcr)
             done = reduce if header.can_be_reduced(reduce) else 1
-            return jpeg2000.decode(header, data, done), done
+            return jpeg2000.decode(header, data, done, is_ycbcr=is_ycbcr), done
         return self._unpack(data, needed[1]), 1
 
     def _unpack(self, data: bytes, needed_height: int) -> Samples:

@@ -19,6 +19,9 @@ from tiler.slides.resolution import OmeImage, PixelSize
 from tiler.slides.segments import CellReader
 from tiler.slides.tiffpages import TiffContent, TiffImage
 
+_WHY_OME = "OpenSlide does not see the pyramid of an OME-TIFF"
+_WHY_TIFF = "OpenSlide does not read such a TIFF"
+
 
 class TiffSlide(Slide):
     """A slide in a TIFF, see `base.Slide`."""
@@ -61,7 +64,7 @@ class TiffSlide(Slide):
             bounds=(0, 0, main.width, main.height),
             background=WHITE,
             pixels="direct",
-            pixels_why=f"{segments.describe(main)}, in a file that OpenSlide does not read",
+            pixels_why=f"{segments.describe(main)}; {_WHY_OME if ome else _WHY_TIFF}",
             fingerprint=fingerprint,
             warnings=(
                 *_content_warnings(content, main, ome),

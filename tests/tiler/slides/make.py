@@ -6,7 +6,7 @@ Arrays are uint8 (height, width, 3); sizes of tiles are (height, width), as tiff
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,23 +66,35 @@ def jpeg_parts(pixels: Pixels, colours: str, subsampling: str | None = None) -> 
     return b"".join((soi, *tables, eoi)), b"".join((soi, *rest, stream[place:]))
 
 
+def write_encoded(
+    path: Path, tiles: Sequence[bytes | None], shape: tuple[int, ...], side: int, **options: Any
+) -> Path:
+    """Write a TIFF of tiles that are encoded already, row by row; None is a tile without bytes."""
+    return write_tiff(path, iter(tiles), shape=shape, dtype=np.uint8, tile=(side, side), **options)
+
+
 def write_abbreviated(
-    path: Path, pixels: Rgb, side: int, colours: str, subsampling: str | None = None
+    path: Path,
+    pixels: Rgb,
+    side: int,
+    colours: str,
+    subsampling: str | None = None,
+    **options: Any,
 ) -> Path:
     """Write a tiled TIFF with JPEGTables, as scanners do: `colours` is `rgb` or `ycbcr`."""
     parts = [jpeg_parts(tile, colours, subsampling) for tile in tiles_of(pixels, side)]
     tables = parts[0][0]
-    return write_tiff(
+    options.setdefault("photometric", colours)
+    return write_encoded(
         path,
-        iter([tile for _, tile in parts]),
-        shape=pixels.shape,
-        dtype=np.uint8,
-        tile=(side, side),
-        photometric=colours,
+        [tile for _, tile in parts],
+        pixels.shape,
+        side,
         compression="jpeg",
-        compressionargs={"outcolorspace": colours},
+        compressionargs={"outcolorspace": options["photometric"]},
         subsampling=(2, 2) if subsampling == "420" else (1, 1),
         extratags=[(347, 7, len(tables), tables, True)],
+        **options,
     )
 
 
