@@ -37,7 +37,7 @@ from tests.benchmarks.contenders import (
     openslide_loop,
     slide_facts,
 )
-from tests.benchmarks.measure import CommandFailed, machine
+from tests.benchmarks.measure import CommandFailed, machine, take_orphans
 from tests.benchmarks.rivals import rivals
 from tests.benchmarks.rounds import (
     Record,
@@ -121,7 +121,9 @@ class Bench:
         facts = slide_facts(job.slides[0])
         size = f"{facts['width']} × {facts['height']} px, native tiles {facts['native']} px"
         print(f"## {scenario}: {job.tile_size} px at {job.mpp:g} µm/px from {MPP:g} µm/px\n")
-        print(f"{size}, {facts['compression']}; {len(job.slides)} slide(s); workers {job.workers};")
+        slides = f"{len(job.slides)} slide(s)"
+        crew = "" if scenario == "workers" else f" workers {job.workers};"
+        print(f"{size}, {facts['compression']}; {slides};{crew}")
         print(
             f"JPEG {job.quality} {job.subsampling}; medians (least to most), n = {self.given.runs}"
         )
@@ -222,6 +224,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run to a file too")
     add_options(parser)
     given = parser.parse_args()
+    take_orphans()
     work = given.work or Path(tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
     bench = Bench(given, work)

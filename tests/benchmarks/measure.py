@@ -1,7 +1,7 @@
 """What a command costs: CPU-seconds, wall time in seconds, and the largest process in MiB.
 
-All processes that a command starts count, also those that it leaves behind: this process takes
-orphans in (Linux) and waits for them. Memory is that of the largest single process, shared pages
+All processes that a command starts count, also those that it leaves behind, once `take_orphans` was
+called (Linux): they are waited for. Memory is that of the largest single process, shared pages
 included; it cannot be seen below that of this process, some 60 MiB.
 """
 
@@ -60,7 +60,6 @@ def run(command: Sequence[str | Path], timeout_s: float = TIMEOUT_S) -> Done:
     Raises:
         CommandFailed: it ended with another code than 0, was not found, or ran out of time.
     """
-    _take_orphans()
     os.sync()  # what the one before left to be written is not this one's business
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         before, began = os.times(), time.perf_counter()
@@ -101,18 +100,21 @@ def _run(
     return process.returncode, max(usage.ru_maxrss, _orphans(process.pid))
 
 
-def _take_orphans() -> None:
-    """Become the parent of processes whose own parent ends before them, so that they count."""
+def take_orphans() -> None:
+    """Become the parent of processes whose own parent ends before them, so that they count.
+
+    For good, and for all processes below this one: call it once, in a process that only measures.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def _orphans(session: int) -> int:
-    """Wait for all children that are left; their largest resident size in KiB."""
+    """Wait for children that a session left to this process; their largest resident size in KiB."""
     peak, deadline = 0, time.monotonic() + ORPHANS_S
     while True:
         try:
-            pid, _, usage = os.wait4(-1, os.WNOHANG)
+            pid, _, usage = os.wait4(-session, os.WNOHANG)
         except ChildProcessError:
             return peak
         peak = max(peak, usage.ru_maxrss if pid else 0)

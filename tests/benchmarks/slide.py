@@ -37,8 +37,9 @@ MPP = 0.25
 PATCH_TILES = 3
 """Edge of a patch in native tiles: larger ones find no place without much glass."""
 PATCHES = 160
+"""Different patches at most."""
 PLACES = 24
-"""Places tried for each patch that is kept."""
+"""Places tried for each of them; the densest are kept."""
 STAINED = 18
 """A pixel of tissue has its largest and smallest channel this far apart, or more."""
 GLASS_TILES = 16
@@ -100,7 +101,9 @@ def build_slide(path: Path, spec: SlideSpec) -> None:
         FileNotFoundError: `HISTOTILE_TEST_DATA` is not set, or the source is not there.
     """
     rng = np.random.default_rng(spec.seed)
-    patches, tissue = _patches(source_pixels(), spec.native * PATCH_TILES, rng)
+    needed = -(-spec.columns // PATCH_TILES) * -(-spec.rows // PATCH_TILES)
+    side = spec.native * PATCH_TILES
+    patches, tissue = _patches(source_pixels(), side, min(PATCHES, needed), rng)
     glass = _glass(spec.native, rng)
     pixels = [tile for patch in patches for tile in _split(patch, spec.native)]
     pixels += glass
@@ -132,7 +135,9 @@ def shrunk(pixels: Rgb, factor: int) -> Rgb:
     return np.rint(means).astype(np.uint8)
 
 
-def _patches(source: Rgb, side: int, rng: np.random.Generator) -> tuple[list[Rgb], float]:
+def _patches(
+    source: Rgb, side: int, number: int, rng: np.random.Generator
+) -> tuple[list[Rgb], float]:
     """Cut the densest of many random places, turned and mirrored; with their share of tissue."""
     stained = source.max(axis=2).astype(np.int16) - source.min(axis=2) > STAINED
     height, width = stained.shape
@@ -141,13 +146,13 @@ def _patches(source: Rgb, side: int, rng: np.random.Generator) -> tuple[list[Rgb
         for _ in range(PATCHES * PLACES)
     ]
     shares = [float(stained[y : y + side, x : x + side].mean()) for y, x in places]
-    kept = np.argsort(shares)[-PATCHES:]
+    kept = np.argsort(shares)[-number:]
     patches = []
-    for number in rng.permutation(kept):
-        y, x = places[number]
+    for place in rng.permutation(kept):
+        y, x = places[place]
         turned = np.rot90(source[y : y + side, x : x + side], int(rng.integers(4)))
         patches.append(np.ascontiguousarray(turned[:, :: rng.choice([-1, 1])]))
-    return patches, float(np.mean([shares[number] for number in kept]))
+    return patches, float(np.mean([shares[place] for place in kept]))
 
 
 def _glass(native: int, rng: np.random.Generator) -> list[Rgb]:
