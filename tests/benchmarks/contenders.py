@@ -7,6 +7,8 @@ it made. Sizes of tiles are pixels of the tile, resolutions µm per pixel.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -127,12 +129,18 @@ def slide_facts(slide: Path) -> dict[str, object]:
 
 
 def copies(slide: Path, folder: Path, number: int) -> tuple[Path, ...]:
-    """Links to one slide under several names; one alone is taken as it is."""
+    """One slide under several names; one alone is taken as it is.
+
+    Hard links: histotile follows symbolic ones, and would cut the slide only once.
+    """
     if number == 1:
         return (slide,)
     folder.mkdir(parents=True, exist_ok=True)
-    links = [folder / f"{slide.stem}-{index}.svs" for index in range(number)]
-    for link in links:
-        link.unlink(missing_ok=True)
-        link.symlink_to(slide.resolve())
-    return tuple(links)
+    files = tuple(folder / f"{slide.stem}-{index}.svs" for index in range(number))
+    for file in files:
+        file.unlink(missing_ok=True)
+        try:
+            os.link(slide, file)
+        except OSError:  # another file system
+            shutil.copyfile(slide, file)
+    return files

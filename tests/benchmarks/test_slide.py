@@ -13,7 +13,14 @@ import pytest
 from PIL import Image
 
 from tests.benchmarks.bare_limit import cut
-from tests.benchmarks.contenders import Job, bare_limit, histotile, kept_positions, openslide_loop
+from tests.benchmarks.contenders import (
+    Job,
+    bare_limit,
+    copies,
+    histotile,
+    kept_positions,
+    openslide_loop,
+)
 from tests.benchmarks.slide import GLASS, Compression, SlideSpec, build_slide, shrunk
 from tiler.slides.base import Rgb
 
@@ -93,6 +100,14 @@ def test_the_bare_limit_cuts_the_pixels_that_openslide_reads(slide: Path) -> Non
     for place, tile in zip(places, tiles, strict=True):
         read = Image.fromarray(region(slide, 0, place, (512, 512)))
         assert psnr(np.asarray(read.resize((256, 256), Image.Resampling.BOX)), tile) > 35
+
+
+def test_histotile_takes_copies_for_slides_of_their_own(slide: Path, tmp_path: Path) -> None:
+    several = copies(slide, tmp_path / "copies", 2)
+    contender = histotile(Job(several, 0.5, 256, workers=0))
+    command = contender.command(tmp_path / "tiles")
+    said = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert json.loads(said.stdout)["slides"]["done"] == 2
 
 
 def test_a_missing_source_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
