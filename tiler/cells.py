@@ -70,10 +70,23 @@ def cell_boxes(place: Level, box: Counts) -> Counts:
     return np.stack([first[:, 0], last[:, 0], first[:, 1], last[:, 1]], axis=1)
 
 
+def cells_of(boxes: Counts) -> Counts:
+    """The cells of boxes (of `cell_boxes`), each once: int64 (M, 2) as (column, row), by rows."""
+    if not len(boxes):
+        return np.empty((0, 2), dtype=np.int64)
+    first = boxes[:, ::2].min(axis=0)
+    size = boxes[:, 1::2].max(axis=0) - first
+    covered = _covered(boxes - np.repeat(first, 2), int(size[1]), int(size[0]))
+    return np.argwhere(covered)[:, ::-1] + first
+
+
 def is_covered(place: Level, boxes: Counts) -> npt.NDArray[np.bool_]:
     """Which cells of a level some of the boxes (of `cell_boxes`) need: bool (rows, columns)."""
     columns = -(-place.width // place.cell_width)
-    rows = -(-place.height // place.cell_height)
+    return _covered(boxes, -(-place.height // place.cell_height), columns)
+
+
+def _covered(boxes: Counts, rows: int, columns: int) -> npt.NDArray[np.bool_]:
     # Corners of the boxes, summed up twice: no loop over boxes, whatever their size.
     steps = np.zeros((rows + 1, columns + 1), dtype=np.int32)
     for row, column, step in ((2, 0, 1), (2, 1, -1), (3, 0, -1), (3, 1, 1)):

@@ -87,14 +87,19 @@ def make_grid(
     )
 
 
-def spatial_order(column: Ints, row: Ints, band_rows: int) -> npt.NDArray[np.intp]:
+def spatial_order(along: Ints, across: Ints, band_rows: int) -> npt.NDArray[np.intp]:
     """Order that makes each run of tiles a compact patch of the slide.
 
-    Bands of `band_rows` rows, each walked column by column: neighbours share native tiles, few
-    native tiles are in use at a time, and shards share few with each other.
+    Bands of `band_rows` rows, each walked along, row after row of it: neighbours share native
+    tiles, few native tiles are in use at a time, and shards share few with each other.
+
+    Args:
+        along: place of each tile along the bands, in tiles: its column, or its row.
+        across: place in the other direction.
+        band_rows: width of a band in tiles.
     """
-    band = row // band_rows
-    return np.lexsort((row, column, band))
+    band = across // band_rows
+    return np.lexsort((across, along, band))
 
 
 def draw(column: Ints, row: Ints, count: int, seed: int, key: str) -> npt.NDArray[np.intp]:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tiler.cells import EPSILON, cell_boxes, windows
+from tiler.cells import EPSILON, cell_boxes, cells_of, windows
 from tiler.errors import PixelReadError, UnreadableSlide
 from tiler.grid import Ints
 from tiler.plan import ReadPlan, reduced
@@ -201,6 +201,11 @@ class TileCutter:
         return self._cache.decoded
 
     @property
+    def held_bytes(self) -> int:
+        """Decoded pixels that are held for the tiles to come."""
+        return self._cache.bytes
+
+    @property
     def damage(self) -> str | None:
         """Why a cell could not be decoded; None if all could."""
         return next(iter(self._cache.holes.values()), None)
@@ -215,26 +220,22 @@ class TileCutter:
         found = windows(lv, self._read, self._size, l0_xy)
         boxes = cell_boxes(lv, found.box)
         uses = _Uses(boxes, self._cache.columns)
-        pairs = zip(found.level_xy.tolist(), found.box.tolist(), strict=True)
-        for i, (level_xy, box) in enumerate(pairs):
-            if i % _ADVISED_TILES == 0:
-                self._advise(boxes[i : i + _ADVISED_TILES])
-            yield self._tile(level_xy, box)
-            self._cache.forget(uses.ending_with(i))
-            if self._cache.bytes > CACHE_BYTES:
-                for cell in uses.latest(self._cache.held(), i):
-                    self._cache.forget((cell,))
-                    if self._cache.bytes <= CACHE_BYTES / 2:
-                        break
+        for begin in range(0, len(l0_xy), _ADVISED_TILES):
+            part = slice(begin, begin + _ADVISED_TILES)
+            coming = [(column, row) for column, row in cells_of(boxes[part]).tolist()]
+            self._slide.will_need(self._read.level, coming)
+            pairs = zip(found.level_xy[part].tolist(), found.box[part].tolist(), strict=True)
+            for i, (level_xy, box) in enumerate(pairs, begin):
+                yield self._tile(level_xy, box)
+                self._cache.forget(uses.ending_with(i))
+                if self._cache.bytes > CACHE_BYTES:
+                    self._make_room(uses, i)
 
-    def _advise(self, boxes: npt.NDArray[np.int64]) -> None:
-        cells = {
-            (column, row)
-            for left, right, top, bottom in boxes.tolist()
-            for row in range(top, bottom)
-            for column in range(left, right)
-        }
-        self._slide.will_need(self._read.level, sorted(cells, key=lambda cell: cell[::-1]))
+    def _make_room(self, uses: _Uses, tile: int) -> None:
+        for cell in uses.latest(self._cache.held(), tile):
+            self._cache.forget((cell,))
+            if self._cache.bytes <= CACHE_BYTES / 2:
+                return
 
     def _tile(self, level_xy: list[float], box: list[int]) -> CutTile:
         left, top, right, bottom = box
@@ -244,7 +245,7 @@ class TileCutter:
         if (right - left) * (bottom - top) * 3 > _REGION_BYTES and min(self._read.rest) > 1:
             pixels = self._in_strips(level_xy, box)
         else:
-            pixels = self._resampled(level_xy, box, self._size)
+            pixels = self._resampled(level_xy, box, self._size, is_end=True)
         if self._cache.holes and (unread := self._cache.unread(*box)):
             return CutTile(pixels, None, unread)
         return CutTile(pixels, native)
@@ -261,11 +262,14 @@ class TileCutter:
         except PixelReadError:
             return None  # decoding it finds the damage again, and tells it
 
-    def _resampled(self, level_xy: list[float], box: list[int], rows: int) -> Rgb:
-        """Make the first rows of a tile from a box of the level."""
+    def _resampled(self, level_xy: list[float], box: list[int], rows: int, *, is_end: bool) -> Rgb:
+        """Make some rows of a tile, those at its end or others, from a box of the level."""
         region = self._cache.region(*box)
         offset = (level_xy[0] - box[0], level_xy[1] - box[1])
-        region = self._pad(region, offset, rows)
+        full_height = offset[1] + rows * self._read.rest[1]
+        # Positions are rounded to whole level-0 pixels: a part of a pixel beyond is rounding.
+        rounded = math.floor(full_height + EPSILON) if is_end else math.ceil(full_height - EPSILON)
+        region = self._pad(region, offset[0], rounded)
         return resample(region, offset, self._read.rest, (self._size, rows))
 
     def _in_strips(self, level_xy: list[float], box: list[int]) -> Rgb:
@@ -280,15 +284,14 @@ class TileCutter:
             first = min(max(top, math.floor(level_y + EPSILON)), bottom - 1)
             last = min(bottom, math.ceil(level_y + rows * scale - EPSILON))
             part = [left, first, right, max(last, first + 1)]
-            parts.append(self._resampled([level_xy[0], level_y], part, rows))
+            is_end = row + rows == self._size
+            parts.append(self._resampled([level_xy[0], level_y], part, rows, is_end=is_end))
         return np.concatenate(parts)
 
-    def _pad(self, region: Rgb, offset: tuple[float, float], rows: int) -> Rgb:
+    def _pad(self, region: Rgb, offset_x: float, full_height: int) -> Rgb:
         """Fill what lies beyond the slide with its background colour (`--edge pad`)."""
         height, width, _ = region.shape
-        # Positions are rounded to whole level-0 pixels: a part of a pixel beyond is rounding.
-        full_width = math.floor(offset[0] + self._size * self._read.rest[0] + EPSILON)
-        full_height = math.floor(offset[1] + rows * self._read.rest[1] + EPSILON)
+        full_width = math.floor(offset_x + self._size * self._read.rest[0] + EPSILON)
         if full_width <= width and full_height <= height:
             return region
         shape = (max(height, full_height), max(width, full_width), 3)

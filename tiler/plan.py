@@ -290,15 +290,17 @@ def plan_tiles(
         drawn = draw(column[kept], row[kept], spec.max_tiles, spec.seed, f"{draw_key}/{read.group}")
         kept = kept[drawn]
     band = _band_rows(reduced(facts.levels[read.level], read.reduce), read, spec)
-    kept = kept[spatial_order(column[kept], row[kept], band)]
+    # Along the shorter side, so that the borders between parts of a slide are short.
+    along, across = (row, column) if grid.columns > grid.rows else (column, row)
+    kept = kept[spatial_order(along[kept], across[kept], band)]
     chosen = share[kept].astype(np.float32)
     return TilePlan(read, l0_xy[kept], chosen, dropped, spec.tile_size, spec.step)
 
 
 def _band_rows(place: Level, read: ReadPlan, spec: TileSpec) -> int:
     """Rows of tiles that are walked together: as many as a shard is wide, if memory allows."""
-    width = spec.tile_size * read.rest[0] + place.cell_width
-    row_bytes = 3 * width * spec.step * read.rest[1]
+    rest, cell = max(read.rest), max(place.cell_width, place.cell_height)
+    row_bytes = 3 * (spec.tile_size * rest + cell) * spec.step * rest
     return max(1, min(math.ceil(math.sqrt(spec.shard_tiles)), int(_BAND_BYTES / row_bytes)))
 
 

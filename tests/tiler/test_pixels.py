@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import tiler.pixels
 from tests.tiler.fakes import BACKGROUND, FakeSlide, HugeSlide, block_mean, noise
 from tiler.errors import UnreadableSlide
 from tiler.grid import Ints
@@ -233,7 +234,7 @@ class TestCut:
         read = planned(slide, spec)
         assert (read.level, read.as_is) == (1, True)
         tiles = cut(TileCutter(slide, read, 8), positions(slide, read, spec))
-        places = [(x, y) for x in range(0, 62 - 8 + 1, 3) for y in range(0, 50 - 8 + 1, 3)]
+        places = [(x, y) for y in range(0, 50 - 8 + 1, 3) for x in range(0, 62 - 8 + 1, 3)]
         assert len(tiles) == len(places)
         for tile, (x, y) in zip(tiles, places, strict=True):
             assert np.array_equal(tile, LEVEL_1[y : y + 8, x : x + 8])
@@ -381,7 +382,8 @@ class TestRealSlide:
             assert abs(tile - average).max() <= ROUNDING + 0.5 / scale**2
 
     @pytest.mark.parametrize(
-        ("mpp", "reduce", "psnr"), [(1.0, 2, 50), (2.0, 4, 50), (2.1, 2, 40), (3.0, 2, 44), (4.0, 8, 50)]
+        ("mpp", "reduce", "psnr"),
+        [(1.0, 2, 50), (2.0, 4, 50), (2.1, 2, 40), (3.0, 2, 44), (4.0, 8, 50)],
     )
     def test_tiles_decoded_at_a_smaller_scale_come_close_to_that(
         self, path: Path, mpp: float, reduce: int, psnr: float
@@ -401,3 +403,80 @@ class TestRealSlide:
             whole = np.asarray(other.read_region((0, 0), 0, other.dimensions).convert("RGB"))
         for x, y in l0_xy.tolist():
             yield averaged(whole[y : y + side, x : x + side], (0, 0), scale, 224)
+
+
+class TestNative:
+    """Tiles that are whole tiles of the slide's own are given as the slide holds them."""
+
+    def slide(self) -> FakeSlide:
+        slide = FakeSlide([LEVEL_0], (16, 16))
+        for column, row in np.ndindex(15, 12):
+            slide.natives[0, column, row] = f"{column} {row}".encode()
+        return slide
+
+    def test_whole_cells_come_as_bytes_and_other_tiles_as_pixels(self) -> None:
+        slide = self.slide()
+        cutter = TileCutter(slide, planned(slide, TileSpec((0.5,))), 16, native=True)
+        places = np.array([[0, 0], [8, 0], [32, 48], [32, 49]], dtype=np.int32)
+        tiles = list(cutter.cut(places))
+        assert [tile.native for tile in tiles] == [b"0 0", None, b"2 3", None]
+        for tile, (x, y) in zip(tiles, places.tolist(), strict=True):
+            assert tile.pixels is not None
+            assert np.array_equal(tile.pixels, LEVEL_0[y : y + 16, x : x + 16])
+
+    def test_bytes_that_nobody_measures_are_not_decoded(self) -> None:
+        slide = self.slide()
+        read = planned(slide, TileSpec((0.5,)))
+        cutter = TileCutter(slide, read, 16, native=True, pixels=False)
+        tiles = list(cutter.cut(np.array([[0, 0], [32, 48], [8, 8]], dtype=np.int32)))
+        assert [tile.pixels is None for tile in tiles] == [True, True, False]
+        assert cutter.decoded == 4, "the four cells below the last tile"
+
+    @pytest.mark.parametrize("mpp", [1.0, 0.77])
+    def test_resampled_tiles_are_never_native(self, mpp: float) -> None:
+        slide = self.slide()
+        cutter = TileCutter(slide, planned(slide, TileSpec((mpp,))), 16, native=True)
+        assert [tile.native for tile in cutter.cut(np.zeros((1, 2), np.int32))] == [None]
+
+    def test_a_cell_that_is_damaged_in_sight_or_not_is_no_native_tile(self) -> None:
+        slide = FakeSlide([LEVEL_0], (16, 16), damaged=frozenset({(1, 0)}))
+        slide.natives[0, 0, 0] = b"whole"
+        read = planned(slide, TileSpec((0.5,)))
+        for pixels in (True, False):
+            cutter = TileCutter(slide, read, 16, native=True, pixels=pixels)
+            whole, lost = cutter.cut(np.array([[0, 0], [16, 0]], dtype=np.int32))
+            assert (whole.native, whole.unread) == (b"whole", 0)
+            assert (lost.native, lost.unread) == (None, 1)
+            assert lost.pixels is not None
+            assert (lost.pixels == BACKGROUND).all()
+
+
+class TestMemory:
+    def test_cells_beyond_the_limit_are_decoded_again_and_the_tiles_stay_right(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tiler.pixels, "CACHE_BYTES", 12 * 16 * 16 * 3)
+        slide = FakeSlide([LEVEL_0], (16, 16))
+        spec = TileSpec((0.5,), 40, stride=20)
+        read = planned(slide, spec)
+        l0_xy = positions(slide, read, spec)
+        cutter = TileCutter(slide, read, 40)
+        most = 0
+        for tile, (x, y) in zip(cutter.cut(l0_xy), l0_xy.tolist(), strict=True):
+            assert tile.pixels is not None
+            assert np.array_equal(tile.pixels, LEVEL_0[y : y + 40, x : x + 40])
+            most = max(most, cutter.held_bytes)
+        assert most <= (12 + 16) * 16 * 16 * 3, "the limit, and what one tile needs"
+        assert cutter.decoded > len(set(slide.reads))
+
+    @pytest.mark.parametrize("scale", [1.3, 2.0, 2.4])
+    def test_a_large_tile_is_made_in_strips_like_a_small_one(
+        self, monkeypatch: pytest.MonkeyPatch, scale: float
+    ) -> None:
+        slide = FakeSlide([LEVEL_0], (16, 16))
+        spec = TileSpec((0.5 * scale,), 80, exact=True)
+        read = planned(slide, spec)
+        places = np.array([[3, 5], [120, 110]], dtype=np.int32)
+        whole = cut(TileCutter(slide, read, 80), places)
+        monkeypatch.setattr(tiler.pixels, "_REGION_BYTES", 3000)
+        assert np.array_equal(cut(TileCutter(slide, read, 80), places), whole)
