@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -62,15 +63,19 @@ def run(command: Sequence[str | Path], timeout_s: float = TIMEOUT_S) -> Done:
     """
     os.sync()  # what the one before left to be written is not this one's business
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        before, began = os.times(), time.perf_counter()
+        before, began = _cpu_seconds(), time.perf_counter()
         code, peak_kib = _run(command, stdout, stderr, timeout_s)
-        wall_s, after = time.perf_counter() - began, os.times()
+        wall_s, after = time.perf_counter() - began, _cpu_seconds()
         said, complaint = _text(stdout), _text(stderr)
     if code != 0:
         raise CommandFailed(_why(code, complaint or said))
-    cpu_s = after.children_user + after.children_system
-    cpu_s -= before.children_user + before.children_system
-    return Done(Cost(cpu_s, wall_s, peak_kib / 1024), said)
+    return Done(Cost(after - before, wall_s, peak_kib / 1024), said)
+
+
+def _cpu_seconds() -> float:
+    """Of all children that were waited for; `os.times` would count in hundredths of a second."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _run(
