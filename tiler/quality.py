@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -60,45 +59,56 @@ LINES = 16
 _ROWS = (0, 4, 5, 9)
 """Of each place: a pixel leaves the mean filter in the first of these rows, one enters it in the
 last, and the mean moves from the second to the third."""
-_BATCH = 1 << 16
-"""Pixels of rows that are measured at once: what is made of them fits a core's cache."""
-_CHUNK = 1 << 15
+_BATCH = 1 << 18
+"""Pixels of rows that are measured at once: enough for the cost of numpy calls to fade, and few
+enough for caches to hold what is made of them."""
+_CHUNK = 1 << 16
 """Pixels that are turned grey at once."""
 _LUMA = np.array([77, 150, 29], dtype=np.uint16)
 _RATIO = 1 << 15
 """Steps of the fixed point for saturations; 65535 of them can be added as int32."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """The quality of one tile; the fields are those of `COLUMNS`, all in [0, 1]."""
+class Scratch:
+    """Memory that measurements use again: fresh pages cost more than the arithmetic on them.
 
-    focus: float
-    brightness: float
-    saturation: float
-    pen: float
+    About 2 MB; not for two threads at once.
+    """
+
+    def __init__(self) -> None:
+        """Take no memory yet."""
+        self._blocks: dict[str, Bytes] = {}
+
+    def array(
+        self, name: str, shape: tuple[int, ...], dtype: type[np.generic] = np.uint8
+    ) -> npt.NDArray[Any]:
+        """An array whose values last until the next one of its name."""
+        needed = math.prod(shape) * np.dtype(dtype).itemsize
+        block = self._blocks.get(name)
+        if block is None or block.size < needed:
+            block = self._blocks[name] = np.empty(needed, dtype=np.uint8)
+        return block[:needed].view(dtype).reshape(shape)
 
 
-def measure(tile: Rgb) -> Quality:
-    """Measure one tile, uint8 (height, width, 3); many at once are faster: `measure_all`."""
-    return Quality(*measure_all([tile])[0].tolist())
-
-
-def measure_all(tiles: Sequence[Rgb]) -> npt.NDArray[np.float32]:
+def measure_all(tiles: Sequence[Rgb], scratch: Scratch | None = None) -> npt.NDArray[np.float32]:
     """Measure tiles of one size.
 
     Args:
         tiles: uint8 (height, width, 3) each, all of one shape; any number of them.
+        scratch: memory of earlier calls, for callers that make many.
 
     Returns:
-        float32 (N, 4), one row per tile, its numbers in the order of `COLUMNS`:
+        float32 (N, 4), one row per tile, its numbers in the order of `COLUMNS`. Against all
+        pixels of tiles with tissue, the sample is off by 0.001 in brightness and saturation, by
+        0.0003 in pen and by 0.008 in focus (0.07 at most). A speck on glass may be missed.
 
         focus: 1 - blur effect (Crété, Dolmiere, Ladret, Nicolas: The blur effect, SPIE 6492,
             2007): the share of the differences between neighbours that a further blur takes away,
             in the worse of x and y. It hardly depends on contrast. Unlike the original,
             differences of up to `NOISE_STEP` grey levels are taken for noise, which makes blurred
-            tiles fall to 0, and flat tiles give 0. Measured on real tiles: in focus 0.4-0.8,
-            blurred by a Gaussian of 2 px 0.05-0.3, of 3 px below 0.1.
+            tiles fall to 0, and flat tiles give 0. Measured on 5000 real tiles of 224 to 512 px
+            (5 to 95 %): in focus 0.4-0.83, blurred by a Gaussian of 1 px 0.2-0.68, of 2 px
+            0.07-0.34, of 3 px below 0.09.
         brightness, saturation, pen: see `COLUMNS`; pen after `ink_masks`.
 
     Raises:
@@ -110,7 +120,7 @@ def measure_all(tiles: Sequence[Rgb]) -> npt.NDArray[np.float32]:
     for tile in tiles:
         _check(tile, tiles[0].shape)
     height, width, _ = tiles[0].shape
-    scratch = _Scratch()
+    scratch = scratch or Scratch()
     count = max(1, _BATCH // (len(_ROWS) * LINES * width))
     for start in range(0, len(tiles), count):
         batch, columns = tiles[start : start + count], measured[start : start + count].T
@@ -138,23 +148,6 @@ def ink_masks(pixels: Rgb) -> tuple[Bools, Bools, Bools, Bools]:
     return _inks(r, g, b, *_highest_and_chroma(r, g, b))
 
 
-class _Scratch:
-    """Memory used again for every batch: fresh pages cost more than the arithmetic on them."""
-
-    def __init__(self) -> None:
-        self._blocks: dict[str, Bytes] = {}
-
-    def array(
-        self, name: str, shape: tuple[int, ...], dtype: type[np.generic] = np.uint8
-    ) -> npt.NDArray[Any]:
-        """An array that keeps what it holds until the next one of its name."""
-        needed = math.prod(shape) * np.dtype(dtype).itemsize
-        block = self._blocks.get(name)
-        if block is None or block.size < needed:
-            block = self._blocks[name] = np.empty(needed, dtype=np.uint8)
-        return block[:needed].view(dtype).reshape(shape)
-
-
 def _check(tile: Rgb, shape: tuple[int, ...]) -> None:
     if tile.dtype != np.uint8 or tile.ndim != 3 or tile.shape[2] != 3 or tile.size == 0:
         raise ValueError(f"a uint8 (height, width, 3) tile needed, got {tile.dtype} {tile.shape}")
@@ -169,7 +162,7 @@ def _samples(length: int, about: int) -> slice:
     return slice(first, length, step)
 
 
-def _colours(tiles: Sequence[Rgb], scratch: _Scratch) -> tuple[Shares, Shares, Shares]:
+def _colours(tiles: Sequence[Rgb], scratch: Scratch) -> tuple[Shares, Shares, Shares]:
     """Brightness, saturation and pen of each tile."""
     rows, columns = (_samples(length, GRID) for length in tiles[0].shape[:2])
     grid = tiles[0][rows, columns].shape
@@ -181,19 +174,19 @@ def _colours(tiles: Sequence[Rgb], scratch: _Scratch) -> tuple[Shares, Shares, S
     sums = [_sum_rows(channel).sum(axis=1, dtype=np.int64) for channel in channels]
     brightness = (299 * sums[0] + 587 * sums[1] + 114 * sums[2]) / (255_000 * count)
     highest, chroma = _highest_and_chroma(red, green, blue)
-    saturations = np.divide(chroma, np.maximum(highest, 1), dtype=np.float32)
-    saturations *= _RATIO
-    levels = saturations.astype(np.int32).reshape(len(tiles), count)
-    ink = np.logical_or.reduce(_inks(red, green, blue, highest, chroma))
-    return (
-        brightness,
-        levels.sum(axis=1, dtype=np.int64) / (_RATIO * count),
-        _sum_rows(ink.view(np.uint8)).sum(axis=1, dtype=np.int64) / count,
-    )
+    shares = scratch.array("shares", highest.shape, np.float32)
+    np.divide(chroma, np.maximum(highest, 1), out=shares)
+    np.multiply(shares, _RATIO, out=shares)
+    levels = scratch.array("levels", (len(tiles), count), np.int32)
+    np.copyto(levels, shares.reshape(levels.shape), casting="unsafe")
+    saturation = levels.sum(axis=1, dtype=np.int32) / (_RATIO * count)
+    inks = _inks(red, green, blue, highest, chroma)
+    inked = _sum_rows((inks[0] | inks[1] | inks[2] | inks[3]).view(np.uint8))
+    return brightness, saturation, inked.sum(axis=1, dtype=np.int64) / count
 
 
 def _sum_rows(pixels: Bytes) -> npt.NDArray[np.uint16]:
-    """Sums down the rows of (n, rows, columns), of which there are at most 257."""
+    """Sums (n, columns) down the rows of (n, rows, columns), of which there are at most 257."""
     sums: npt.NDArray[np.uint16] = np.add.reduce(pixels, axis=1, dtype=np.uint16)
     return sums
 
@@ -218,25 +211,24 @@ def _inks(
     return blue, green, red, black
 
 
-def _luminance(tiles: Sequence[Rgb], scratch: _Scratch) -> Bytes:
+def _luminance(tiles: Sequence[Rgb], scratch: Scratch) -> Bytes:
     """Grey levels of the sampled rows: uint8 (n, 4 as in `_ROWS`, places, width)."""
     height, width, _ = tiles[0].shape
     places = _samples(height - BLUR_LENGTH, LINES)
     count = len(range(places.start, places.stop, places.step))
-    lines = scratch.array("lines", (len(tiles), len(_ROWS), count, width, 3))
-    for tile, groups in zip(tiles, lines, strict=True):
-        for row, group in zip(_ROWS, groups, strict=True):
-            group[...] = tile[places.start + row : places.stop + row : places.step]
-    grey = scratch.array("grey", lines.shape[:-1])
-    rows, greys = lines.reshape(-1, 3 * width), grey.reshape(-1, width)
-    weights, some = np.tile(_LUMA, width), max(1, _CHUNK // width)
-    for start in range(0, len(rows), some):
+    grey = scratch.array("grey", (len(tiles), len(_ROWS), count, width))
+    weights, some = np.tile(_LUMA, width), max(1, round(_CHUNK / grey[0].size))
+    for start in range(0, len(tiles), some):
         part = slice(start, start + some)
-        _weigh(rows[part], weights, greys[part], scratch)
+        lines = scratch.array("lines", (*grey[part].shape, 3))
+        for tile, groups in zip(tiles[part], lines, strict=True):
+            for row, group in zip(_ROWS, groups, strict=True):
+                group[...] = tile[places.start + row : places.stop + row : places.step]
+        _weigh(lines.reshape(-1, 3 * width), weights, grey[part], scratch)
     return grey
 
 
-def _weigh(rows: Bytes, weights: npt.NDArray[np.uint16], grey: Bytes, scratch: _Scratch) -> None:
+def _weigh(rows: Bytes, weights: npt.NDArray[np.uint16], grey: Bytes, scratch: Scratch) -> None:
     """Sums of channels by weight, in 256ths, to `grey`.
 
     The channels of a pixel lie side by side. Adding all neighbours and taking every third sum is
@@ -252,7 +244,7 @@ def _weigh(rows: Bytes, weights: npt.NDArray[np.uint16], grey: Bytes, scratch: _
     np.copyto(grey.reshape(-1), sums[::3], casting="unsafe")
 
 
-def _focus(grey: Bytes, scratch: _Scratch) -> Shares:
+def _focus(grey: Bytes, scratch: Scratch) -> Shares:
     """Sharpness in the worse direction of each tile; `grey` as `_luminance` gives it."""
     count, _, places, width = grey.shape
     shape = (2, count, places * width)
