@@ -23,7 +23,7 @@ from manifests.store import TileStore, is_complete
 from manifests.writer import StoreWriter
 from tiler.cells import cell_boxes, is_covered, split_shards, windows
 from tiler.encode import TileEncoder
-from tiler.errors import SlideError
+from tiler.errors import SlideError, UnreadableSlide
 from tiler.grid import Ints
 from tiler.oddities import oddities
 from tiler.options import TileSpec
@@ -138,6 +138,8 @@ def survey_slide(slide: Slide, job: SlideJob) -> Survey:
     mpp = slide_mpp(facts, job.table_mpp, job.assumed_mpp)
     reads = [plan_read(facts.levels, mpp.mpp, value, job.spec) for value in job.spec.mpps]
     overview = read_overview(slide, mpp.mpp)
+    if overview.unread.all():
+        raise UnreadableSlide(f"not one of its pixels can be read: {overview.damage}")
     mask = _allowed(facts, overview, job)
     everything = not job.spec.tissue and job.roi is None
     where = None if everything else TileMask(mask, overview.l0_per_px)

@@ -35,6 +35,8 @@ class Overview:
     """Level-0 pixels per pixel of the overview, (x, y); its last row and column may hold less."""
     unread: npt.NDArray[np.bool_]
     """Pixels that no level could give, bool (h, w); they are background."""
+    damage: str | None = None
+    """Why, for some of them."""
 
 
 def read_overview(
@@ -53,14 +55,16 @@ def read_overview(
     number = max(fine, key=lambda i: levels[i].downsample_x, default=0)
     level_mpp = mpp[0] * levels[number].downsample_x
     factor = max(1, math.floor(target / level_mpp + 0.05))
-    pixels, unread = _reduce_level(slide, number, factor)
+    pixels, unread, damage = _reduce_level(slide, number, factor)
     per_px = (factor * levels[number].downsample_x, factor * levels[number].downsample_y)
     mean_mpp = (mpp[0] * per_px[0] + mpp[1] * per_px[1]) / 2
-    return Overview(pixels, mean_mpp, per_px, unread)
+    return Overview(pixels, mean_mpp, per_px, unread, damage)
 
 
-def _reduce_level(slide: Slide, number: int, factor: int) -> tuple[Rgb, npt.NDArray[np.bool_]]:
-    """A level by a whole factor smaller, and which of its pixels could not be read."""
+def _reduce_level(
+    slide: Slide, number: int, factor: int
+) -> tuple[Rgb, npt.NDArray[np.bool_], str | None]:
+    """A level by a whole factor smaller, which of its pixels could not be read, and why."""
     place = slide.facts.levels[number]
     reduce = max(f for f in REDUCTIONS if factor % f == 0 and f in reductions(place))
     cache, factor = CellCache(slide, number, reduce), factor // reduce
@@ -85,7 +89,7 @@ def _reduce_level(slide: Slide, number: int, factor: int) -> tuple[Rgb, npt.NDAr
         unread[part] = finer is None
         if finer is not None:
             pixels[part] = finer
-    return pixels, unread
+    return pixels, unread, next(iter(cache.holes.values()), None)
 
 
 def _from_finer(

@@ -9,28 +9,24 @@ Ctrl-C.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Protocol
 
 from manifests.errors import (
     EXIT_DONE,
     EXIT_NONE_SUCCEEDED,
     EXIT_SOME_FAILED,
-    EXIT_TRY_LATER,
     StoreError,
 )
 from manifests.files import Json, remove_temporaries
 from manifests.store import TileStore, is_committed
 from manifests.writer import StoreWriter
-from tiler.errors import SlideError, SpecMismatch, TilerError
+from tiler.errors import SlideError, SpecMismatch
 from tiler.executor import Executor, Outcome, Task
 from tiler.extract import (
     FinishJob,
@@ -51,15 +47,10 @@ from tiler.outcomes import (
     picture_failures,
     write_outcomes,
 )
+from tiler.outfolder import stop_if_disk_full
 from tiler.packed import PackedJob, cut_packed_shards, is_packed, plan_packed
 from tiler.request import Work, Workload
 from tiler.slides.discover import PREVIEW_FOLDER
-
-
-class DiskFull(TilerError):
-    """There is no room left for the output."""
-
-    exit_code = EXIT_TRY_LATER
 
 
 class Reporter(Protocol):
@@ -213,7 +204,7 @@ class _Run:
         self._pieces = -(-wanted // max(1, len(self._unplanned)))
         for outcome in executor.run(self._next_task):
             name = self._owner.pop(outcome.task)
-            _stop_if_disk_full(outcome.error)
+            stop_if_disk_full(outcome.error)
             if outcome.error is not None:
                 self._fail(name, outcome, reporter)
             elif name in self.result.statuses:
@@ -332,70 +323,3 @@ def _describe_mismatch(name: str, found: dict[str, Json], asked: dict[str, Json]
     before = ", ".join(f"{key} {found.get(key)}" for key in keys)
     now = ", ".join(f"{key} {asked.get(key)}" for key in keys)
     return f"{name} was cut with {before}; now asked for {now}."
-
-
-def _stop_if_disk_full(error: BaseException | None) -> None:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise DiskFull(
-            "the disk of the output folder is full; free some space and run the command again, "
-            "it continues where it stopped"
-        ) from error
-
-
-@contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Make an output folder, and hold it for this run alone.
-
-    The lock goes with the process, however it ends.
-
-    Raises:
-        OutputBusy: another run holds it.
-        TilerError: it cannot be a folder for stores, or cannot be written to.
-    """
-    if any((folder / "zarr.json").is_file() for folder in (out, *out.absolute().parents)):
-        raise TilerError(f"the output folder {out} lies in a Zarr store; give another --out")
-    path = out / ".lock"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = _take(path)
-    except OSError as error:
-        _stop_if_disk_full(error)
-        raise TilerError(
-            f"the output folder {out} cannot be written to ({error.strerror}); give another --out"
-        ) from error
-    with file:
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _take(path: Path) -> TextIO:
-    """Open and lock a file that its last owner may be deleting."""
-    import fcntl
-
-    from tiler.errors import OutputBusy
-
-    for _ in range(_LOCK_TRIES):
-        file = path.open("a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_still(path, file):
-                return file
-        except BlockingIOError:
-            file.close()
-            break
-        file.close()
-    raise OutputBusy(f"another run is writing to {path.parent}; wait for it, or give another --out")
-
-
-_LOCK_TRIES = 10
-"""How often the owner of a lock may change while it is taken."""
-
-
-def _is_still(path: Path, file: TextIO) -> bool:
-    """Whether an open file still has its name: a lock on a deleted one keeps nobody out."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False

@@ -22,8 +22,9 @@ from tiler.errors import OutputBusy, SpecMismatch, TilerError
 from tiler.executor import SerialExecutor
 from tiler.extract import ShardDone
 from tiler.options import TileSpec
+from tiler.outfolder import DiskFull, locked
 from tiler.request import Request, make_workload
-from tiler.run import DiskFull, RunResult, extract, locked
+from tiler.run import RunResult, extract
 from tiler.slidetable import Row, SlidesTable
 from tiler.synthetic import paint, write_slide
 

@@ -99,10 +99,10 @@ def _stoppable() -> Iterator[None]:
 
 def _extract(options: dict[str, Any]) -> int:
     from tiler.outcomes import MANIFEST_FILE, load_entries
+    from tiler.outfolder import locked
     from tiler.report import ProgressReporter, result_json, result_table
     from tiler.request import make_workload
     from tiler.run import extract as extract_all
-    from tiler.run import locked
 
     request = _request(options)
     workload = make_workload(request)
