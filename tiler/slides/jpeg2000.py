@@ -21,6 +21,8 @@ from tiler.slides import colour
 
 _START: Final = b"\xff\x4f\xff\x51"
 """Start of a codestream, and the marker of the image's size that must follow it."""
+_END: Final = b"\xff\xd9"
+_LONGEST_PADDING = 16
 _SUBSAMPLINGS: Final = frozenset({((1, 1), (2, 1), (2, 1)), ((1, 1), (2, 2), (2, 2))})
 """4:2:2 and 4:2:0, which imagecodecs turns to RGB by itself."""
 
@@ -42,6 +44,9 @@ class Header:
     """Pixels per value of each component, in x and y; more than 1 where colours are subsampled."""
     levels: int
     """How often the picture can be halved while decoding; 0 where that is not certain."""
+    has_end: bool
+    """The stream ends with its marker, but for a little padding. Without it, half of the tile may
+    be zeros of an interrupted copy, which decode to a blurred picture without an error."""
 
     @property
     def is_subsampled(self) -> bool:
@@ -79,6 +84,7 @@ def read_header(tile: bytes) -> Header:
         is_signed=bool(shapes[0] & 128),
         steps=tuple(zip(shapes[1::3], shapes[2::3], strict=True)),
         levels=_levels(tile, start + 4 + length),
+        has_end=tile.find(_END, max(0, len(tile) - _LONGEST_PADDING)) >= 0,
     )
 
 
@@ -98,6 +104,8 @@ def _levels(tile: bytes, place: int) -> int:
 
 def why_unusual(header: Header, *, is_ycbcr: bool) -> str | None:
     """Say why tiles with such a header are not decoded here, as half a sentence, or None."""
+    if not header.has_end:
+        return "a JPEG 2000 tile has no end"
     if not header.is_subsampled or (is_ycbcr and header.steps in _SUBSAMPLINGS):
         return None
     steps = ", ".join(f"{x} x {y}" for x, y in header.steps)

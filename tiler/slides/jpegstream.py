@@ -165,52 +165,55 @@ class JpegTiles:
         return b"".join((header.whole, memoryview(tile)[header.length : marker.end()]))
 
     def _parse(self, tile: bytes) -> Header:
-        frame, kinds, parts, is_jfif = b"", set(self._table_kinds), [], False
-        coding = 0
+        coding, frame, is_jfif = 0, b"", False
+        kinds, kept = set(self._table_kinds), []
         for marker, start, end in _segments(tile):
             if marker in _REMARKS:
                 is_jfif |= marker == 0xE0 and tile[start + 4 : start + 8] == b"JFIF"
                 continue
             kinds.add(marker)
-            parts.append(tile[start:end])
+            kept.append(tile[start:end])
             if marker in _FRAME_MARKERS:
                 coding, frame = marker, tile[start:end]
-            if marker == _START_OF_SCAN:
-                break
-        if len(frame) < 10 or not parts or parts[-1][1] != _START_OF_SCAN:
+        if len(frame) < 10 or kept[-1][1] != _START_OF_SCAN:
             raise ValueError("the JPEG tile has no frame header before its pixels")
         bits, height, width, components = struct.unpack_from(">BHHB", frame, 4)
-        photometric = _YCBCR if is_jfif else self._photometric
-        transform = _COLOUR_TRANSFORM.get(photometric)
-        colours = b"" if transform is None or components != 3 else _ADOBE + transform
-        samplings = list(frame[11 : 10 + 3 * components : 3])
-        is_usual = (
-            (coding in _SEQUENTIAL or coding == _PROGRESSIVE)
-            and samplings[:1] != []
-            and samplings[0] in _USUAL_SAMPLINGS
-            and set(samplings[1:]) <= {0x11}
-        )
-        has_tables = {_HUFFMAN_TABLES, _QUANTISATION_TABLES} <= kinds
-        has_one_scan = parts[-1][4:5] == bytes([components])
-        is_picture = components == 3 and bits == 8 and colours != b""
+        transform = _COLOUR_TRANSFORM.get(_YCBCR if is_jfif else self._photometric)
+        is_colour = components == 3 and transform is not None
+        colours = _ADOBE + transform if is_colour and transform else b""
+        is_usual = _is_usual(coding, list(frame[11 : 10 + 3 * components : 3]))
+        is_whole = {_HUFFMAN_TABLES, _QUANTISATION_TABLES} <= kinds
+        has_one_scan = kept[-1][4:5] == bytes([components])
         return Header(
             width=width,
             height=height,
             components=components,
             bits=bits,
             length=end,
-            whole=b"".join((SOI, colours, self._tables, *parts)),
+            whole=b"".join((SOI, colours, self._tables, *kept)),
             is_usual=is_usual,
             is_plain=(
-                is_usual and coding in _SEQUENTIAL and has_tables and has_one_scan and is_picture
+                is_usual
+                and coding in _SEQUENTIAL
+                and is_whole
+                and has_one_scan
+                and is_colour
+                and bits == 8
             ),
         )
+
+
+def _is_usual(coding: int, samplings: list[int]) -> bool:
+    """Whether every decoder knows a kind of coding, and the sampling factors of components."""
+    if coding not in _SEQUENTIAL and coding != _PROGRESSIVE:
+        return False
+    return samplings[:1] != [] and samplings[0] in _USUAL_SAMPLINGS and set(samplings[1:]) <= {0x11}
 
 
 def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, start, end) of each segment between SOI and EOI or the end of the bytes.
 
-    The segment of a scan ends before its pixels, behind which nothing can be found this way.
+    The first scan's is the last: it ends before its pixels.
     """
     if not stream.startswith(SOI):
         raise ValueError("the JPEG tile does not start with a JPEG marker")
@@ -228,6 +231,8 @@ def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
         if end > len(stream):
             raise ValueError("the JPEG tile is cut off before its pixels")
         yield marker, place, end
+        if marker == _START_OF_SCAN:
+            return
         place = end
 
 
