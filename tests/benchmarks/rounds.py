@@ -135,14 +135,14 @@ def figures(records: Sequence[Record]) -> str:
     return "\n\n".join([table(header, rows), *failed])
 
 
-def ratios(above: Sequence[Record], below: Sequence[Record]) -> str:
-    """A table of each of `above` against each of `below`, within rounds."""
+def ratios(ours: Sequence[Record], theirs: Sequence[Record]) -> str:
+    """A table of each of `ours` against those after it and each of `theirs`, within rounds."""
     rows = []
-    for first in above:
-        for second in below:
+    for number, first in enumerate(ours):
+        for second in (*ours[number + 1 :], *theirs):
             by_cpu = ratio(first, second, lambda r: r.per_cpu_s)
             by_wall = ratio(first, second, lambda r: r.per_s)
-            if first is not second and by_cpu and by_wall:
+            if by_cpu and by_wall:
                 rows.append([f"{first.name} ÷ {second.name}", f"{by_cpu:.2f}", f"{by_wall:.2f}"])
     return table(["ratio", "by CPU time", "by wall time"], rows) if rows else ""
 
