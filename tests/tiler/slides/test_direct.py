@@ -61,7 +61,7 @@ def test_jpeg_with_tables_in_each_tile_is_the_same(
 
 
 def test_tiles_that_all_begin_differently_are_the_same(tmp_path: Path) -> None:
-    tiles = [imagecodecs_jpeg(tile, quality) for quality, tile in enumerate(tiles_64(), 60)]
+    tiles = [jfif(tile, quality) for quality, tile in enumerate(tiles_64(), 60)]
     options = {"photometric": "ycbcr", "compression": "jpeg", "subsampling": (2, 2)}
     check(make.write_encoded(tmp_path / "a.tif", tiles, PIXELS.shape, 64, **options))
 
@@ -70,7 +70,7 @@ def tiles_64() -> list[Rgb]:
     return [np.ascontiguousarray(tile) for tile in make.tiles_of(PIXELS, 64)]
 
 
-def imagecodecs_jpeg(pixels: Rgb, quality: int) -> bytes:
+def jfif(pixels: Rgb, quality: int) -> bytes:
     """A JFIF stream with Huffman tables of its own."""
     encoded: bytes = simplejpeg.encode_jpeg(pixels, quality, "RGB", "420")
     return encoded
@@ -241,6 +241,18 @@ def test_an_unusual_level_stays_with_openslide_alone(tmp_path: Path) -> None:
         assert slide.native_tile(0, 0, 0) is not None
         assert slide.native_tile(1, 0, 0) is None
     check(path, pixels="mixed")
+
+
+def test_jpeg_that_is_coded_unusually_stays_with_openslide(tmp_path: Path) -> None:
+    usual, unusual = b"\x01\x22\x00\x02\x11", b"\x01\x31\x00\x02\x11"
+    tiles = [jfif(tile, 90).replace(usual, unusual) for tile in tiles_64()]
+    options: dict[str, Any] = {"photometric": "ycbcr", "compression": "jpeg"}
+    path = make.write_encoded(
+        tmp_path / "a.tif", tiles, PIXELS.shape, 64, subsampling=(2, 2), **options
+    )
+    with open_slide(path) as slide:
+        assert slide.facts.pixels == "openslide"
+        assert slide.facts.pixels_why == "its JPEG tiles are coded unusually"
 
 
 def test_levels_of_the_same_size_are_told_apart_by_their_order(tmp_path: Path) -> None:
