@@ -294,11 +294,10 @@ def _thumbnail(spec: SlideSpec, tiles: Tiles) -> Rgb:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that describe a slide."""
+    """The options that say how large a slide is, and its native tiles."""
     parser.add_argument("--width", type=int, default=SlideSpec().width)
     parser.add_argument("--height", type=int, default=SlideSpec().height)
     parser.add_argument("--native", type=int, default=256, help="edge of a native tile")
-    parser.add_argument("--compression", choices=("jpeg", "jpeg2000"), default="jpeg")
 
 
 def main() -> None:
@@ -306,6 +305,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("out", type=Path)
     add_options(parser)
+    parser.add_argument("--compression", choices=("jpeg", "jpeg2000"), default="jpeg")
     given = parser.parse_args()
     build_slide(given.out, SlideSpec(given.width, given.height, given.native, given.compression))
     print(f"{given.out}: {given.out.stat().st_size / 1e6:.0f} MB")
