@@ -30,8 +30,9 @@ from tiler.slides.resolution import PixelSize
 from tiler.slides.shrink import shrunk
 from tiler.slides.tiffpages import TiffContent
 
-_CELL_SIDES: Final = (64, 1024)
-"""Tile sides that make good cells; others are read in squares of `PREFERRED_CELL`."""
+_CACHE_BYTES: Final = 128 * 2**20
+"""OpenSlide's cache where tiles do not lie edge to edge, so that cells share them. With its own
+32 MiB, tiles of 512 and 1024 px that cells cut took 14 and 36 % longer."""
 
 _SCANNER_PROPERTIES: Final = (
     "tiff.Model",
@@ -117,6 +118,8 @@ class OpenSlideSlide(Slide):
             raise UnreadableSlide(
                 f"OpenSlide cannot open it: {limits.spoken(error, self._path)}"
             ) from error
+        if "openslide.level[0].tile-width" not in self._handle.properties:
+            self._handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
         self._owner = os.getpid()
 
     def _gather_facts(
@@ -233,26 +236,25 @@ def _levels(handle: openslide.OpenSlide, properties: Mapping[str, str]) -> tuple
     for index, (width, height) in enumerate(sizes):
         if width < 1 or height < 1:
             break  # a pyramid that was halved once too often
-        cell_width, cell_height = _cell_size(properties, index)
+        tile = _tile_size(properties, index)
+        cell_width, cell_height = pyramid.cell_size(tile, (width, height))
         downsample_x, downsample_y = pyramid.downsamples((width, height), sizes[0])
         levels.append(Level(width, height, downsample_x, downsample_y, cell_width, cell_height))
     return tuple(levels)
 
 
-def _cell_size(properties: Mapping[str, str], level: int) -> tuple[int, int]:
-    tile = [
+def _tile_size(properties: Mapping[str, str], level: int) -> tuple[int, int]:
+    """(width, height) of a level's tiles; (0, 0) if they do not lie edge to edge."""
+    width, height = (
         int(properties.get(f"openslide.level[{level}].tile-{side}", "0"))
         for side in ("width", "height")
-    ]
-    if tile[0] * tile[1] * 3 > limits.MAX_CELL_BYTES:
+    )
+    if width * height * 3 > limits.MAX_CELL_BYTES:
         raise UnreadableSlide(
-            f"tiles of {tile[0]} x {tile[1]} px on level {level} are above the limit of "
+            f"tiles of {width} x {height} px on level {level} are above the limit of "
             f"{limits.MAX_CELL_BYTES // 2**20} MiB"
         )
-    low, high = _CELL_SIDES
-    if all(low <= side <= high for side in tile):
-        return tile[0], tile[1]
-    return limits.PREFERRED_CELL, limits.PREFERRED_CELL
+    return width, height
 
 
 def _number(text: str | None) -> float | None:

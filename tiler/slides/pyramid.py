@@ -1,4 +1,4 @@
-"""How the levels of a pyramid lie on each other.
+"""How the levels of a pyramid lie on each other, and the cells that they are read in.
 
 Downsamples are level-0 pixels per pixel of a level. Writers cut a level's size to whole pixels,
 so the ratio of two sizes is a little off: 2967 / 741 = 4.004 stands for a level that was made by
@@ -8,11 +8,19 @@ halving twice. Over 100,000 px that error is 100 px, so whole factors are restor
 from __future__ import annotations
 
 import math
+from typing import Final
 
+from tiler.slides import limits
 from tiler.slides.base import REDUCTIONS, Level
 
 MAX_STRETCH = 0.01
 """Relative difference of the downsamples in x and y that is passed over in silence."""
+
+_CELL_SIDES: Final = (64, 1024)
+"""Tile sides that make good cells as they are."""
+
+_CELL_PIXELS: Final = 2**20
+_WIDEST_TILE: Final = 8192
 
 
 def downsamples(size: tuple[int, int], l0_size: tuple[int, int]) -> tuple[float, float]:
@@ -32,6 +40,41 @@ def downsamples(size: tuple[int, int], l0_size: tuple[int, int]) -> tuple[float,
 
 def _is_cut(size: int, l0_size: int, factor: int) -> bool:
     return size in (l0_size // factor, -(-l0_size // factor))
+
+
+def cell_size(tile: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Choose the cells of a level that OpenSlide reads, from the tiles that it has.
+
+    Cells are whole tiles, so that each is decoded once: OpenSlide decodes a tile again for every
+    region that reaches into it, unless its cache still holds it.
+
+    Args:
+        tile: (width, height) of a tile; (0, 0) if they do not lie edge to edge.
+        size: (width, height) of the level.
+
+    Returns:
+        (width, height): the tile if it is of a good size or all there is, else a power of two of
+        them in x and in y, up to about a million pixels.
+
+    >>> cell_size((240, 240), (90_000, 60_000)), cell_size((4096, 8), (90_000, 60_000))
+    ((240, 240), (4096, 256))
+    """
+    low, high = _CELL_SIDES
+    is_good = low <= min(tile) and max(tile) <= high
+    is_all = tile[0] >= size[0] and tile[1] >= size[1]
+    if is_good or is_all:
+        return tile
+    if min(tile) < 1 or max(tile) > _WIDEST_TILE:
+        return limits.PREFERRED_CELL, limits.PREFERRED_CELL
+    columns = min(limits.PREFERRED_CELL // tile[0], _CELL_PIXELS // (tile[0] * tile[1]))
+    width = tile[0] * _power_of_two(columns)
+    rows = min(high // tile[1], _CELL_PIXELS // (width * tile[1]))
+    return width, tile[1] * _power_of_two(rows)
+
+
+def _power_of_two(most: int) -> int:
+    """The largest one up to `most`; at least 1."""
+    return 1 << (max(most, 1).bit_length() - 1)
 
 
 def stretch_warnings(levels: tuple[Level, ...]) -> tuple[str, ...]:

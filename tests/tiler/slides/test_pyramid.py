@@ -33,6 +33,35 @@ def test_other_downsamples() -> None:
     assert pyramid.downsamples((1, 1), (2967, 2220))[0] > 1000
 
 
+@pytest.mark.parametrize(
+    ("tile", "size", "cell"),
+    [
+        ((240, 240), (90_000, 60_000), (240, 240)),
+        ((1024, 1024), (90_000, 60_000), (1024, 1024)),
+        ((3968, 8), (3968, 4864), (3968, 256)),  # Hamamatsu
+        ((4096, 16), (69_632, 60_928), (4096, 256)),
+        ((1984, 8), (1984, 2432), (1984, 512)),
+        ((496, 8), (496, 608), (496, 1024)),
+        ((2048, 2048), (90_000, 60_000), (2048, 2048)),
+        ((32, 32), (5000, 4000), (512, 1024)),
+        ((32, 32), (20, 31), (32, 32)),  # all there is
+        ((0, 0), (90_000, 60_000), (512, 512)),  # no grid
+        ((100_000, 8), (100_000, 60_000), (512, 512)),
+    ],
+)
+def test_cells_are_whole_tiles(
+    tile: tuple[int, int], size: tuple[int, int], cell: tuple[int, int]
+) -> None:
+    assert pyramid.cell_size(tile, size) == cell
+
+
+@given(st.tuples(SIDE, SIDE), st.tuples(st.integers(1, 8192), st.integers(1, 8192)))
+def test_cells_stay_within_their_limit(size: tuple[int, int], tile: tuple[int, int]) -> None:
+    width, height = pyramid.cell_size(tile, size)
+    assert (width % tile[0], height % tile[1]) == (0, 0)
+    assert width * height <= max(tile[0] * tile[1], 2**20)
+
+
 @given(
     value=st.integers(0, 255),
     alpha=st.integers(0, 255),
