@@ -77,18 +77,19 @@ def open_slide(path: Path, *, reader: str = "auto", exact: bool = False) -> Slid
 
 def _open(path: Path, *, is_direct: bool, is_exact: bool) -> Slide:
     # Imported here so that `import tiler.slides` costs no decoders.
-    from tiler.slides import dicom, picture, tiffpages
+    from tiler.slides import dicom, dicomframes, picture, tiffpages
     from tiler.slides.openslide import OpenSlideSlide
 
     file = dicom.slide_files(path)[0] if path.is_dir() else path
     start = _first_bytes(file)
     if start[:4] in tiffpages.TIFF_MAGIC:
         return _open_tiff(file, tiffpages.read_tiff(file), is_direct=is_direct, is_exact=is_exact)
-    if dicom.is_dicom(file):
-        for part in dicom.slide_files(file):
-            dicom.check_complete(part)
+    parts = dicom.slide_files(file) if dicom.is_dicom(file) else ()
+    for part in parts:
+        dicom.check_complete(part)
+    levels = dicomframes.read_levels(parts)
     if _vendor(file) is not None:
-        return OpenSlideSlide(file, is_direct=is_direct, is_exact=is_exact)
+        return OpenSlideSlide(file, dicom_levels=levels, is_direct=is_direct, is_exact=is_exact)
     if start.startswith((picture.PNG_MAGIC, picture.JPEG_MAGIC)):
         if not is_direct:
             raise UnreadableSlide(_NOT_OPENSLIDE.format("a plain picture"))

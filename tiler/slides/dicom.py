@@ -18,15 +18,20 @@ from tiler.errors import UnreadableSlide
 WHOLE_SLIDE_CLASS: Final = "1.2.840.10008.5.1.4.1.1.77.1.6"
 """SOP class of whole-slide microscopy images; annotations and reports have others."""
 
+TRANSFER_SYNTAX, PIXELS, ITEM, SEQUENCE_END = 0x00020010, 0x7FE00010, 0xFFFEE000, 0xFFFEE0DD
+"""Tags, group and element in one number."""
+
+UNDEFINED: Final = 0xFFFFFFFF
+"""Length of what ends with a delimiter."""
+
 _PREAMBLE: Final = 128
 _MARK: Final = b"DICM"
-_UNDEFINED: Final = 0xFFFFFFFF
 _LONG_VALUES: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 """Value representations whose length takes four bytes, behind two reserved ones."""
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_ITEM_END = 0xFFFEE00D
 _META_GROUP = 0x0002
-_MEDIA_CLASS, _TRANSFER_SYNTAX = 0x00020002, 0x00020010
-_SERIES, _PIXELS = 0x0020000E, 0x7FE00010
+_MEDIA_CLASS = 0x00020002
+_SERIES = 0x0020000E
 _LAST_BYTES: Final = b"\xfe\xff\xdd\xe0\0\0\0\0"
 """A sequence's end, with which most files with compressed pixels end."""
 _IMPLICIT = "1.2.840.10008.1.2"
@@ -61,7 +66,7 @@ def read_header(path: Path) -> DicomHeader | None:
     sop_class = ""
     try:
         with path.open("rb") as file:
-            for tag, length in _elements(file):
+            for tag, length in elements(file):
                 if tag == _MEDIA_CLASS:
                     sop_class = _read_uid(file, length)
                 elif tag == _SERIES:
@@ -94,16 +99,16 @@ def check_complete(path: Path) -> None:
 
 
 def _reaches_end_of_pixels(file: BinaryIO, size: int) -> bool:
-    for tag, length in _elements(file):
-        if tag != _PIXELS:
+    for tag, length in elements(file):
+        if tag != PIXELS:
             continue
-        if length != _UNDEFINED:
+        if length != UNDEFINED:
             return file.tell() + length <= size
-        while (item := _read_tag(file)) == _ITEM:
+        while (item := _read_tag(file)) == ITEM:
             (length,) = struct.unpack("<I", file.read(4))
             file.seek(length, 1)
-        return item == _SEQUENCE_END and len(file.read(4)) == 4
-    return False
+        return item == SEQUENCE_END and len(file.read(4)) == 4
+    return True  # not followed so far; nothing says that something is missing
 
 
 def slide_files(path: Path) -> tuple[Path, ...]:
@@ -140,11 +145,11 @@ def _only_series(folder: Path) -> tuple[Path, ...]:
     return next(iter(series.values()))
 
 
-def _elements(file: BinaryIO) -> Iterator[tuple[int, int]]:
+def elements(file: BinaryIO) -> Iterator[tuple[int, int]]:
     """Visit the elements that are not inside a sequence, with the file at the element's value.
 
     Yields:
-        Tag and length in bytes, the length `_UNDEFINED` for what ends with a delimiter.
+        Tag and length in bytes.
 
     Raises:
         struct.error: the file ends.
@@ -160,15 +165,15 @@ def _elements(file: BinaryIO) -> Iterator[tuple[int, int]]:
         is_implicit = nested[-1] if nested else syntax == _IMPLICIT and not is_meta
         length, kind = _read_length(file, tag, is_implicit=is_implicit)
         start = file.tell()
-        if tag == _TRANSFER_SYNTAX:
+        if tag == TRANSFER_SYNTAX:
             syntax = _read_uid(file, length)
-        elif not nested:
             file.seek(start)
+        if not nested:
             yield tag, length
-        file.seek(start)
-        if tag in (_ITEM_END, _SEQUENCE_END):
+            file.seek(start)
+        if tag in (_ITEM_END, SEQUENCE_END):
             del nested[-1:]
-        elif length == _UNDEFINED:
+        elif length == UNDEFINED:
             nested.append(is_implicit or kind == b"UN")  # unknown sequences are implicit inside
         else:
             file.seek(length, 1)
@@ -181,7 +186,7 @@ def _read_tag(file: BinaryIO) -> int:
 
 def _read_length(file: BinaryIO, tag: int, *, is_implicit: bool) -> tuple[int, bytes]:
     """Return the length of an element's value in bytes, and its kind where that is written."""
-    if is_implicit or tag in (_ITEM, _ITEM_END, _SEQUENCE_END):
+    if is_implicit or tag in (ITEM, _ITEM_END, SEQUENCE_END):
         (length,) = struct.unpack("<I", file.read(4))
         return int(length), b""
     kind = file.read(2)

@@ -1,6 +1,6 @@
 """Slides that OpenSlide reads: SVS, NDPI, MRXS, SCN, BIF, VMS, DICOM and others.
 
-OpenSlide tells the facts and decodes. Where a level is a plain grid of TIFF tiles, they are decoded
+OpenSlide tells the facts and decodes. Where a level is a plain grid of tiles, they are decoded
 straight from the file's bytes instead, see `direct`: several times faster, and exact. OpenSlide
 addresses a level in whole level-0 pixels, so where a downsample is no whole number (2967 / 741) it
 blends neighbouring pixels of the level; that remains for formats that have no direct way. Frames
@@ -22,8 +22,9 @@ import numpy as np
 import openslide
 
 from tiler.errors import PixelReadError, UnreadableSlide
-from tiler.slides import colour, direct, limits, pyramid, resolution
+from tiler.slides import colour, dicomframes, direct, limits, pyramid, resolution
 from tiler.slides.base import Level, Rgb, Slide, SlideFacts
+from tiler.slides.dicomframes import LevelFile
 from tiler.slides.direct import Road
 from tiler.slides.rawfile import RawFile
 from tiler.slides.resolution import PixelSize
@@ -68,6 +69,7 @@ class OpenSlideSlide(Slide):
         self,
         path: Path,
         content: TiffContent | None = None,
+        dicom_levels: tuple[LevelFile, ...] = (),
         *,
         is_direct: bool = True,
         is_exact: bool = False,
@@ -77,6 +79,7 @@ class OpenSlideSlide(Slide):
         Args:
             path: the file.
             content: what `read_tiff` found in it; None if it is no TIFF.
+            dicom_levels: what `read_levels` found in its files; nothing if it is no DICOM.
             is_direct: decode the file's own tiles where that gives the same pixels.
             is_exact: never reduce a cell while it is decoded, see `open_slide`.
 
@@ -84,7 +87,7 @@ class OpenSlideSlide(Slide):
             UnreadableSlide: OpenSlide cannot open it, or its levels do not hold.
         """
         self._path = path
-        self._file: RawFile | None = None
+        self._files: list[RawFile] = []
         self._background = colour.WHITE
         self._open_handle()
         try:
@@ -92,24 +95,39 @@ class OpenSlideSlide(Slide):
             self._levels = _levels(self._handle, properties)
             self._background = _background(properties)
             self._vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
-            self._roads = self._find_roads(content, is_direct=is_direct, is_exact=is_exact)
+            self._roads = self._find_roads(
+                content, dicom_levels, is_direct=is_direct, is_exact=is_exact
+            )
             self._facts = self._gather_facts(properties, content)
         except BaseException:
             self.close()
             raise
 
     def _find_roads(
-        self, content: TiffContent | None, *, is_direct: bool, is_exact: bool
+        self,
+        content: TiffContent | None,
+        dicom_levels: tuple[LevelFile, ...],
+        *,
+        is_direct: bool,
+        is_exact: bool,
     ) -> tuple[Road, ...]:
         if not is_direct:
             return (Road(None, "asked for by --reader openslide"),) * len(self._levels)
+        if dicom_levels:
+            return dicomframes.find_roads(
+                dicom_levels, self._levels, self._background, self._open_file, is_exact=is_exact
+            )
         if content is None or self._vendor not in direct.PLAIN_GRIDS:
             road = Road(None, f"the format {self._vendor} has no direct road")
             return (road,) * len(self._levels)
-        self._file = RawFile(self._path)
+        file = self._open_file(self._path)
         return direct.find_roads(
-            self._file, self._levels, self._vendor, content, self._background, is_exact=is_exact
+            file, self._levels, self._vendor, content, self._background, is_exact=is_exact
         )
+
+    def _open_file(self, path: Path) -> RawFile:
+        self._files.append(RawFile(path))
+        return self._files[-1]
 
     def _open_handle(self) -> None:
         try:
@@ -223,8 +241,8 @@ class OpenSlideSlide(Slide):
     def close(self) -> None:
         """Release the file handles; closing twice is allowed."""
         self._handle.close()
-        if self._file is not None:
-            self._file.close()
+        for file in self._files:
+            file.close()
 
 
 def _levels(handle: openslide.OpenSlide, properties: Mapping[str, str]) -> tuple[Level, ...]:
