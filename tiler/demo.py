@@ -21,9 +21,9 @@ import numpy as np
 from manifests.console import Display
 from tiler.errors import TilerError
 from tiler.options import TileSpec
+from tiler.outfolder import locked
 from tiler.report import ProgressReporter
 from tiler.request import Request, make_workload
-from tiler.outfolder import locked
 from tiler.run import extract
 from tiler.slidetable import load_table
 from tiler.synthetic import Stain, paint, write_slide

@@ -31,6 +31,7 @@ class TileEncoder:
         self._measured: list[npt.NDArray[np.float32]] = []
         self._native: list[bool] = []
         self._unread: list[float] = []
+        self._scratch = quality.Scratch()
 
     def encode(self, tiles: Iterable[CutTile]) -> Iterator[bytes]:
         """Yield the bytes of each tile: those of the slide where it has them."""
@@ -46,6 +47,7 @@ class TileEncoder:
             else:
                 assert tile.pixels is not None, "a tile has pixels or bytes"
                 yield self._codec.encode(tile.pixels)
+            del tile  # large tiles: not two of them at a time
 
     def columns(self) -> dict[str, npt.NDArray[np.generic]]:
         """The columns of all tiles that were encoded, in order.
@@ -72,5 +74,5 @@ class TileEncoder:
 
     def _measure_batch(self) -> None:
         if self._batch:
-            self._measured.append(quality.measure_all(self._batch))
+            self._measured.append(quality.measure_all(self._batch, self._scratch))
             self._batch.clear()

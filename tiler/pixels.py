@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tiler.cells import EPSILON, cell_boxes, cells_of, windows
+from tiler.cells import BICUBIC_REACH, EPSILON, cell_boxes, cells_of, windows
 from tiler.errors import PixelReadError, UnreadableSlide
 from tiler.grid import Ints
 from tiler.plan import ReadPlan, reduced
@@ -25,8 +25,8 @@ from tiler.slides.base import Level, Rgb, Slide
 CACHE_BYTES = 128e6
 """Decoded cells that are kept; beyond it those that are needed last are decoded again."""
 
-_REGION_BYTES = 32e6
-"""Pixels that are averaged at once; a larger tile is made in strips."""
+_REGION_BYTES = 4e6
+"""Pixels that are resampled at once; a larger tile is made in strips."""
 
 _ADVISED_TILES = 256
 """Tiles whose cells the operating system is told of together, ahead of reading them."""
@@ -226,8 +226,9 @@ class TileCutter:
             self._slide.will_need(self._read.level, coming)
             pairs = zip(found.level_xy[part].tolist(), found.box[part].tolist(), strict=True)
             for i, (level_xy, box) in enumerate(pairs, begin):
-                yield self._tile(level_xy, box)
-                self._cache.forget(uses.ending_with(i))
+                ending = uses.ending_with(i)
+                yield self._tile(level_xy, box, ending)
+                self._cache.forget(ending)
                 if self._cache.bytes > CACHE_BYTES:
                     self._make_room(uses, i)
 
@@ -237,15 +238,11 @@ class TileCutter:
             if self._cache.bytes <= CACHE_BYTES / 2:
                 return
 
-    def _tile(self, level_xy: list[float], box: list[int]) -> CutTile:
-        left, top, right, bottom = box
+    def _tile(self, level_xy: list[float], box: list[int], ending: Sequence[int]) -> CutTile:
         native = self._native_bytes(level_xy, box) if self._native else None
         if native is not None and not self._pixels:
             return CutTile(None, native)
-        if (right - left) * (bottom - top) * 3 > _REGION_BYTES and min(self._read.rest) > 1:
-            pixels = self._in_strips(level_xy, box)
-        else:
-            pixels = self._resampled(level_xy, box, self._size, is_end=True)
+        pixels = self._pixels_of(level_xy, box, ending)
         if self._cache.holes and (unread := self._cache.unread(*box)):
             return CutTile(pixels, None, unread)
         return CutTile(pixels, native)
@@ -262,31 +259,43 @@ class TileCutter:
         except PixelReadError:
             return None  # decoding it finds the damage again, and tells it
 
-    def _resampled(self, level_xy: list[float], box: list[int], rows: int, *, is_end: bool) -> Rgb:
-        """Make some rows of a tile, those at its end or others, from a box of the level."""
-        region = self._cache.region(*box)
-        offset = (level_xy[0] - box[0], level_xy[1] - box[1])
-        full_height = offset[1] + rows * self._read.rest[1]
-        # Positions are rounded to whole level-0 pixels: a part of a pixel beyond is rounding.
-        rounded = math.floor(full_height + EPSILON) if is_end else math.ceil(full_height - EPSILON)
-        region = self._pad(region, offset[0], rounded)
-        return resample(region, offset, self._read.rest, (self._size, rows))
-
-    def _in_strips(self, level_xy: list[float], box: list[int]) -> Rgb:
-        """Make a large tile, some rows at a time."""
+    def _pixels_of(self, level_xy: list[float], box: list[int], ending: Sequence[int]) -> Rgb:
+        """Make a tile; a large one some rows at a time."""
         left, top, right, bottom = box
         scale = self._read.rest[1]
-        step = max(1, int(_REGION_BYTES / ((right - left) * 3 * scale)))
-        parts = []
+        level_end = level_xy[1] + self._size * scale
+        step = max(1, int(_REGION_BYTES / (3 * max((right - left) * scale, self._size))))
+        if step >= self._size:
+            return self._resampled(level_xy, box, self._size, level_end)
+        margin = BICUBIC_REACH if min(self._read.rest) < 1 else 0
+        tile = np.empty((self._size, self._size, 3), dtype=np.uint8)
         for row in range(0, self._size, step):
             rows = min(step, self._size - row)
             level_y = level_xy[1] + row * scale
-            first = min(max(top, math.floor(level_y + EPSILON)), bottom - 1)
-            last = min(bottom, math.ceil(level_y + rows * scale - EPSILON))
+            first = min(max(top, math.floor(level_y + EPSILON) - margin), bottom - 1)
+            last = min(bottom, math.ceil(level_y + rows * scale - EPSILON) + margin)
+            self._drop_above(first, ending)
             part = [left, first, right, max(last, first + 1)]
-            is_end = row + rows == self._size
-            parts.append(self._resampled([level_xy[0], level_y], part, rows, is_end=is_end))
-        return np.concatenate(parts)
+            tile[row : row + rows] = self._resampled([level_xy[0], level_y], part, rows, level_end)
+        return tile
+
+    def _drop_above(self, level_y: int, ending: Sequence[int]) -> None:
+        """Drop cells above a row that no other tile needs, and others if memory is short."""
+        row = level_y // self._cache.level.cell_height
+        end = row * self._cache.columns
+        self._cache.forget([cell for cell in ending if cell < end])
+        if self._cache.bytes > CACHE_BYTES:
+            self._cache.forget([cell for cell in self._cache.held() if cell < end])
+
+    def _resampled(self, level_xy: list[float], box: list[int], rows: int, level_end: float) -> Rgb:
+        """Make some rows of a tile, which ends at `level_end`, from a box of the level."""
+        region = self._cache.region(*box)
+        offset = (level_xy[0] - box[0], level_xy[1] - box[1])
+        # Positions are rounded to whole level-0 pixels: a part of a pixel beyond is rounding.
+        most = math.floor(level_end - box[1] + EPSILON)
+        reach = offset[1] + rows * self._read.rest[1] + BICUBIC_REACH
+        region = self._pad(region, offset[0], min(most, math.ceil(reach)))
+        return resample(region, offset, self._read.rest, (self._size, rows))
 
     def _pad(self, region: Rgb, offset_x: float, full_height: int) -> Rgb:
         """Fill what lies beyond the slide with its background colour (`--edge pad`)."""

@@ -29,16 +29,14 @@ from manifests.writer import StoreWriter
 from tiler.errors import SlideError, SpecMismatch
 from tiler.executor import Executor, Outcome, Task
 from tiler.extract import (
-    FinishJob,
     Planned,
     ShardDone,
     SlideJob,
     cut_shards,
-    draw_store_preview,
-    finish_store,
     is_finished,
     plan_slide,
 )
+from tiler.finish import FinishJob, draw_store_preview, finish_store
 from tiler.outcomes import (
     Failure,
     earlier_manifest,

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("slides") / "slide.tif"
     pixels = paint("he", SIDE * COLUMNS, SIDE * ROWS, 3)
     small = np.asarray(Image.fromarray(pixels).reduce(4))
-    options = {"tile": (SIDE, SIDE), "compression": "jpeg", "photometric": "rgb", "metadata": None}
+    options: dict[str, Any] = {
+        "tile": (SIDE, SIDE),
+        "compression": "jpeg",
+        "photometric": "rgb",
+        "metadata": None,
+    }
     with tifffile.TiffWriter(path) as tiff:
         resolution = (20_000, 20_000)
         tiff.write(pixels, resolution=resolution, resolutionunit="CENTIMETER", **options)

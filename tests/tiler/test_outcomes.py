@@ -15,7 +15,8 @@ import pytest
 from manifests.jsonfile import load_manifest
 from manifests.store import TileStore
 from tiler.errors import PixelReadError, TilerError
-from tiler.extract import FinishJob, SlideJob, cut_shards, finish_store, plan_slide
+from tiler.extract import SlideJob, cut_shards, plan_slide
+from tiler.finish import FinishJob, finish_store
 from tiler.options import TileSpec
 from tiler.outcomes import (
     FAILURES_FILE,

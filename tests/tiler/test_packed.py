@@ -16,7 +16,7 @@ from manifests.store import TileStore
 from manifests.writer import StoreWriter
 from tests.tiler.fakes import noise
 from tiler.errors import SlideError
-from tiler.extract import FinishJob, finish_store
+from tiler.finish import FinishJob, finish_store
 from tiler.options import TileSpec
 from tiler.outcomes import entry_of
 from tiler.packed import PackedJob, cut_packed_shards, plan_packed

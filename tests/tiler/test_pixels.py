@@ -480,3 +480,12 @@ class TestMemory:
         whole = cut(TileCutter(slide, read, 80), places)
         monkeypatch.setattr(tiler.pixels, "_REGION_BYTES", 3000)
         assert np.array_equal(cut(TileCutter(slide, read, 80), places), whole)
+
+    def test_an_enlarged_tile_is_made_in_strips_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        slide = FakeSlide([LEVEL_0], (16, 16))
+        read = planned(slide, TileSpec((0.2,), 80, allow_upsample=True))
+        places = np.array([[3, 5], [215, 110], [120, 180]], dtype=np.int32)
+        whole = cut(TileCutter(slide, read, 80), places)
+        monkeypatch.setattr(tiler.pixels, "_REGION_BYTES", 3000)
+        strips = cut(TileCutter(slide, read, 80), places)
+        assert abs(np.array(strips).astype(int) - np.array(whole)).max() <= 1

@@ -118,8 +118,8 @@ class Slide(Protocol):
             row: of the cell.
             reduce: 1, 2, 4 or 8: so many pixels in x and in y become one, their mean. Where the
                 codec can decode less of a cell, and the slide was not opened as `exact`, that
-                stands for the mean: within a few grey levels for JPEG, with a shift of part of a
-                pixel for JPEG 2000.
+                stands for the mean: within a few grey levels for JPEG, with a shift of half a pixel
+                of the level for JPEG 2000.
 
         Returns:
             uint8 (height // reduce, width // reduce, 3), where (height, width) is the cell, cut

@@ -276,7 +276,9 @@ class CellReader:
             header = jpeg2000.read_header(data)
             is_ycbcr = self._image.compression == _JPEG2000_YCBCR
             jpeg2000.check(header, self._samples, needed, self._full, is_ycbcr=is_ycbcr)
-            done = reduce if header.can_be_reduced(reduce) else 1
+            # Each level of wavelets lies half a pixel off, so the last halving is averaged instead.
+            done = reduce if reduce <= 2 else reduce // 2
+            done = done if header.can_be_reduced(done) else 1
             return jpeg2000.decode(header, data, done, is_ycbcr=is_ycbcr), done
         return self._unpack(data, needed[1]), 1
 

@@ -179,25 +179,23 @@ def test_scaled_jpeg_comes_close_to_the_mean(
 
 def test_coarser_wavelets_of_jpeg2000_come_less_close_to_the_mean(real_data: Path) -> None:
     with open_slide(real_data / "svs/TCGA-CR-7395-01A-01-TS1.svs") as slide:
-        check_close(slide, {2: (31, 90), 4: (25, 140), 8: (23, 150)})
+        check_close(slide, {2: (31, 90), 4: (33, 90), 8: (29, 120)})
 
 
 def test_the_shift_of_coarser_wavelets_is_as_documented(real_data: Path) -> None:
-    """They lie (reduce - 1) / 2 px up and left; compared there, they are several dB closer."""
+    """They lie half a pixel up and left; compared there, they are several dB closer."""
     with open_slide(real_data / "svs/TCGA-CR-7395-01A-01-TS1.svs") as slide:
         rows = [[slide.read_cell(0, x, y) for x in (4, 5, 6)] for y in (4, 5, 6)]
         around = np.vstack([np.hstack(row) for row in rows]).astype(float)
-        for factor in REDUCTIONS:
-            found = slide.read_cell(0, 5, 5, factor)
-            # Squares of an even side around a pixel: half a pixel to each side of it.
-            start = 256 - factor // 2
-            corners = [(start + dy, start + dx) for dy in (0, 1) for dx in (0, 1)]
-            shifted = sum(around[y : y + 256, x : x + 256] for y, x in corners) / 4
-            there, here = (
-                float(((squares(pixels, factor) - found) ** 2).mean())
-                for pixels in (np.asarray(shifted), around[256:512, 256:512])
-            )
-            assert 10 * np.log10(here / there) > 5
+        found = slide.read_cell(0, 5, 5, 2)
+    # Squares of an even side around a pixel: half a pixel to each side of it.
+    corners = [(255 + dy, 255 + dx) for dy in (0, 1) for dx in (0, 1)]
+    shifted = sum(around[y : y + 256, x : x + 256] for y, x in corners) / 4
+    there, here = (
+        float(((squares(pixels, 2) - found) ** 2).mean())
+        for pixels in (np.asarray(shifted), around[256:512, 256:512])
+    )
+    assert 10 * np.log10(here / there) > 5
 
 
 def squares(pixels: Floats, factor: int) -> Floats:
@@ -219,7 +217,7 @@ def test_jpeg2000_with_few_wavelet_levels_is_averaged(tmp_path: Path, resolution
     with open_slide(path) as slide:
         for factor in REDUCTIONS:
             is_exact = difference(slide, factor)[1] == 0
-            assert is_exact == (2 ** (resolutions - 1) < factor)
+            assert is_exact == (2 ** (resolutions - 1) < max(2, factor // 2))
 
 
 def test_subsampled_jpeg2000_is_averaged(tmp_path: Path) -> None:
