@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from tiler.slides.base import Rgb
+from tiler.smooth import row_strips
 
 COLOUR_STEP = 16
-"""Grey levels that count as one when the commonest colour is looked for."""
+"""Grey levels that count as one when the commonest colour is looked for: four bits are left."""
 
 GAUDY = 90
 """Difference of colour channels that no bright and common colour of a stained slide has."""
@@ -42,16 +43,28 @@ def oddities(overview: Rgb) -> tuple[str, ...]:
             f"much of it has the colour {colour}: "
             "is the colour space of the file (RGB or YCbCr) labelled rightly?"
         )
-    if float((overview.max(axis=2) < DARK).mean()) >= DARK_SHARE:
+    if _dark_share(overview) >= DARK_SHARE:
         found.append("most of it is dark: is it fluorescence? Tissue is sought on bright glass")
     return tuple(found)
 
 
-def _commonest_colour(overview: Rgb) -> tuple[tuple[int, int, int], float]:
-    steps = (overview.reshape(-1, 3) // COLOUR_STEP).astype(np.int64)
-    codes, counts = np.unique(steps @ np.array([10_000, 100, 1]), return_counts=True)
-    code, middle = int(codes[counts.argmax()]), COLOUR_STEP // 2
-    red, green, blue = (
-        part * COLOUR_STEP + middle for part in (code // 10_000, code // 100 % 100, code % 100)
-    )
-    return (red, green, blue), float(counts.max()) / len(steps)
+def _commonest_colour(overview: Rgb) -> tuple[tuple[int, ...], float]:
+    """The colour and its share; of several the one that is darkest in red, then green."""
+    counts = np.zeros(COLOUR_STEP**3, dtype=np.int64)
+    for part in row_strips(*overview.shape[:2]):
+        red, green, blue = np.moveaxis(overview[part], 2, 0)
+        codes = (red & 0xF0).astype(np.uint16) << 4 | green & 0xF0 | blue >> 4
+        counts += np.bincount(codes.reshape(-1), minlength=len(counts))
+    code = int(counts.argmax())
+    steps, middle = (code >> 8, code >> 4 & 15, code & 15), COLOUR_STEP // 2
+    colour = tuple(step * COLOUR_STEP + middle for step in steps)
+    return colour, int(counts.max()) / int(counts.sum())
+
+
+def _dark_share(overview: Rgb) -> float:
+    """Share of pixels that are dark in all channels."""
+    dark = 0
+    for part in row_strips(*overview.shape[:2]):
+        red, green, blue = np.moveaxis(overview[part], 2, 0) < DARK
+        dark += int(np.count_nonzero(red & green & blue))
+    return dark / (overview.size // 3)

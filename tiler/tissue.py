@@ -23,15 +23,24 @@ blank slide and glass in a field that is all tissue. Here the glass is looked fo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
-from skimage.filters import apply_hysteresis_threshold
 
-from tiler.glass import GLASS_WINDOW, LUMA, MEAN, find_glass, grown, unscanned_cells
+from tiler.glass import (
+    GLASS_WINDOW,
+    Glass,
+    find_glass,
+    grown,
+    luminance_of,
+    mean_of,
+    unscanned_cells,
+)
+from tiler.parts import connected_parts
 from tiler.quality import ink_masks
 from tiler.slides.base import Rgb
+from tiler.smooth import gaussian, row_strips, window_mean
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -131,13 +140,14 @@ def find_tissue(
     fill = np.array(background, dtype=np.float32)
     unscanned = unscanned_cells(cells, smooth, fill)
     glass = find_glass(smooth, unscanned)
-    sharp = _smoothed(cells, min(1.0, CELL_UM / cell_um))
-    grey, chroma = _od_from_glass(sharp, glass.log_rgb)
-    distance = np.hypot(chroma, GREY_WEIGHT * grey)
+    sigma = min(1.0, CELL_UM / cell_um)
+    sharp = smooth if sigma == 1.0 else _smoothed(cells, sigma)
+    grey, chroma, distance = _od_from_glass(sharp, glass)
     distance[unscanned] = 0.0
     threshold = _threshold(distance, glass.cells, cell_um)
     pen = _pen_strokes(smooth, unscanned, cell_um)
-    raw = apply_hysteresis_threshold(distance, threshold, HYSTERESIS * threshold)
+    parts = connected_parts(distance > threshold)
+    raw = parts.mask(parts.holding(distance > HYSTERESIS * threshold))
     tissue = _cleaned(raw & ~pen, grey, chroma, cell_um) & ~pen
     red, green, blue = (float(value) for value in np.exp(glass.reference))
     return TissueMask(
@@ -170,8 +180,10 @@ def tissue_share(mask: Bools, rects: npt.NDArray[np.float64]) -> npt.NDArray[np.
     if not (np.isfinite(rects).all() and (rects[:, 2:] > 0).all()):
         raise ValueError("rectangles need finite corners and a positive width and height")
     height, width = mask.shape
-    integral = np.zeros((height + 1, width + 1))
-    integral[1:, 1:] = np.cumsum(np.cumsum(mask, axis=0, dtype=np.int64), axis=1)
+    integral = np.zeros((height + 1, width + 1), dtype=np.int32)
+    np.cumsum(mask, axis=1, out=integral[1:, 1:])
+    for row in range(2, height + 1):  # in place, which np.cumsum would do in a copy
+        integral[row] += integral[row - 1]
     x0, y0, w, h = rects.T
     left, right = np.clip(x0, 0, width), np.clip(x0 + w, 0, width)
     top, bottom = np.clip(y0, 0, height), np.clip(y0 + h, 0, height)
@@ -186,7 +198,7 @@ def tissue_share(mask: Bools, rects: npt.NDArray[np.float64]) -> npt.NDArray[np.
 
 
 def _area_before(
-    integral: npt.NDArray[np.float64], x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
+    integral: npt.NDArray[np.int32], x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """Mask area left of x and above y: the integral image is bilinear within a pixel, exactly."""
     column = np.minimum(x.astype(np.int64), integral.shape[1] - 2)
@@ -214,41 +226,57 @@ def _bin_factor(height: int, width: int, mpp: float) -> int:
     return max(1, factor, int(np.ceil(np.sqrt(height * width / MAX_CELLS))))
 
 
-def _binned(thumbnail: Rgb, factor: int) -> Floats:
-    """Block means, float32 (rows, columns, 3); blocks cut by the edge repeat the last pixel."""
+def _binned(thumbnail: Rgb, factor: int) -> npt.NDArray[Any]:
+    """Block means, (3, rows, columns); blocks cut by the edge repeat the last pixel.
+
+    uint8 where a block is one pixel, else float32.
+    """
     if factor == 1:
-        return thumbnail.astype(np.float32)
+        return np.ascontiguousarray(np.moveaxis(thumbnail, 2, 0))
     height, width = thumbnail.shape[:2]
-    padding = ((0, -height % factor), (0, -width % factor), (0, 0))
-    padded = np.pad(thumbnail, padding, mode="edge")
-    total = np.zeros((padded.shape[0] // factor, padded.shape[1] // factor, 3), dtype=np.uint32)
-    for row in range(factor):
-        for column in range(factor):
-            total += padded[row::factor, column::factor]
-    return total.astype(np.float32) / np.float32(factor * factor)
+    rows, columns = -(-height // factor), -(-width // factor)
+    cells = np.empty((3, rows, columns), dtype=np.float32)
+    for part in row_strips(rows, width * factor):
+        lines = np.minimum(np.arange(part.start * factor, part.stop * factor), height - 1)
+        blocks = thumbnail[lines].reshape(-1, factor, width * 3)
+        down = blocks.sum(axis=1, dtype=np.uint32).reshape(-1, width, 3)
+        down = np.pad(down, ((0, 0), (0, -width % factor), (0, 0)), mode="edge")
+        total = down[:, ::factor].copy()
+        for column in range(1, factor):
+            total += down[:, column::factor]
+        cells[:, part] = np.moveaxis(total, 2, 0)
+    cells /= factor * factor
+    return cells
 
 
 def _enlarged(mask: Bools, factor: int, height: int, width: int) -> Bools:
-    large: Bools = mask.repeat(factor, axis=0).repeat(factor, axis=1)[:height, :width]
+    large: Bools = mask.repeat(factor, axis=1).repeat(factor, axis=0)[:height, :width]
     return large
 
 
-def _smoothed(cells: Floats, sigma: float) -> Floats:
+def _smoothed(cells: npt.NDArray[Any], sigma: float) -> Floats:
     """Gaussian of `sigma` cells; a sigma below a third of a cell changes nothing worth the time."""
     if sigma < 1 / 3:
-        return cells
-    smooth: Floats = ndimage.gaussian_filter(cells, (sigma, sigma, 0), truncate=3.0)
-    return smooth
+        return cells.astype(np.float32)
+    return np.stack([gaussian(plane, sigma) for plane in cells])
 
 
-def _od_from_glass(cells: Floats, glass_log_rgb: Floats) -> tuple[Floats, Floats]:
-    """Split the OD into its colourless and its coloured part, both as Euclidean lengths."""
-    od = glass_log_rgb - np.log(np.maximum(cells, 1))
-    mean = od @ MEAN
-    od -= mean[..., None]
-    chroma: Floats = np.sqrt(np.einsum("yxc,yxc->yx", od, od))
-    grey: Floats = np.sqrt(np.float32(3)) * np.maximum(mean, 0)
-    return grey, chroma
+def _od_from_glass(cells: Floats, glass: Glass) -> tuple[Floats, Floats, Floats]:
+    """Split the OD into its colourless and its coloured part, both as Euclidean lengths.
+
+    Returns:
+        The two parts, and the distance from glass that they make.
+    """
+    grey, chroma, distance = np.empty((3, *cells.shape[1:]), dtype=np.float32)
+    for part in row_strips(*grey.shape):
+        od = glass.log_rgb(part) - np.log(np.maximum(cells[:, part], 1))
+        mean = mean_of(od)
+        od -= mean
+        od *= od
+        np.sqrt(od[0] + od[1] + od[2], out=chroma[part])
+        np.multiply(np.maximum(mean, 0), np.sqrt(np.float32(3)), out=grey[part])
+        np.hypot(chroma[part], GREY_WEIGHT * grey[part], out=distance[part])
+    return grey, chroma, distance
 
 
 def _threshold(distance: Floats, glass_cells: Bools, cell_um: float) -> float:
@@ -266,28 +294,29 @@ def _threshold(distance: Floats, glass_cells: Bools, cell_um: float) -> float:
 
 def _pen_strokes(smooth: Floats, unscanned: Bools, cell_um: float) -> Bools:
     """Solid strokes of marker ink with their margin; a stain of an ink's colour stays."""
-    strokes = np.zeros(smooth.shape[:2], dtype=np.bool_)
+    strokes = np.zeros(smooth.shape[1:], dtype=np.bool_)
     core = max(1, round(INK_CORE_UM / cell_um))
-    luminance = smooth @ LUMA
-    for ink in ink_masks(np.rint(smooth).astype(np.uint8)):
+    smallest = INK_UM2 / cell_um**2
+    for ink in ink_masks(np.moveaxis(np.rint(smooth).astype(np.uint8), 0, 2)):
         ink &= ~unscanned
-        if ink.any():
+        if np.count_nonzero(ink) >= max(1, smallest):
             solid = grown(_shrunk(ink, core), core) & ink
-            if not _is_stain(ink, solid, luminance):
-                strokes |= _without_small(solid, INK_UM2 / cell_um**2)
-    return grown(strokes, max(1, round(INK_MARGIN_UM / cell_um))) if strokes.any() else strokes
+            if not _is_stain(ink, solid, smooth):
+                strokes |= _without_small(solid, smallest)
+    return grown(strokes, max(1, round(INK_MARGIN_UM / cell_um)))
 
 
-def _is_stain(ink: Bools, solid: Bools, luminance: Floats) -> bool:
+def _is_stain(ink: Bools, solid: Bools, smooth: Floats) -> bool:
     """Tell stained tissue from ink: it is ragged, or it is wide and has texture."""
-    if solid.sum() < INK_SOLIDITY * ink.sum():
+    if np.count_nonzero(solid) < INK_SOLIDITY * np.count_nonzero(ink):
         return True
     if solid.mean() < STAIN_SHARE:
         return False
+    luminance = luminance_of(smooth)
     # Texture among the ink's own pixels, so that the rims of strokes do not count.
-    share = np.maximum(ndimage.uniform_filter(solid.astype(np.float32), GLASS_WINDOW), 0.01)
-    mean = ndimage.uniform_filter(luminance * solid, GLASS_WINDOW) / share
-    square = ndimage.uniform_filter(luminance**2 * solid, GLASS_WINDOW) / share
+    share = np.maximum(window_mean(solid, GLASS_WINDOW), 0.01)
+    mean = window_mean(luminance * solid, GLASS_WINDOW) / share
+    square = window_mean(luminance**2 * solid, GLASS_WINDOW) / share
     texture = np.sqrt(np.maximum(square - mean**2, 0)) / np.maximum(mean, 1)
     return bool(np.median(texture[solid]) > STAIN_TEXTURE)
 
@@ -296,26 +325,18 @@ def _cleaned(raw: Bools, grey: Floats, chroma: Floats, cell_um: float) -> Bools:
     """Bridge gaps, drop specks and grey objects, fill holes; sizes in µm."""
     if not raw.any():
         return raw
-    closed = _closed(raw, round(CLOSING_UM / cell_um))
-    smallest = min(OBJECT_UM2 / cell_um**2, 0.02 * raw.size)
-    labels, count = ndimage.label(closed)
-    areas = np.bincount(labels.ravel(), minlength=count + 1)
-    keep = areas >= smallest
+    parts = connected_parts(_closed(raw, round(CLOSING_UM / cell_um)))
+    keep = parts.areas() >= min(OBJECT_UM2 / cell_um**2, 0.02 * raw.size)
     if chroma.max() > COLOURLESS_OD:
-        coloured = np.bincount(labels.ravel(), weights=(chroma * raw).ravel())
-        colourless = np.bincount(labels.ravel(), weights=(grey * raw).ravel())
-        keep &= coloured >= OBJECT_COLOUR * colourless
-    keep[0] = False
-    kept: Bools = keep[labels]
-    holes = ~kept
-    return kept | (holes & ~_without_small(holes, HOLE_UM2 / cell_um**2))
+        keep &= parts.sums(raw, chroma - OBJECT_COLOUR * grey) >= 0
+    kept = parts.mask(keep)
+    holes = connected_parts(~kept)
+    return kept | holes.mask(holes.areas() < HOLE_UM2 / cell_um**2)
 
 
 def _without_small(mask: Bools, smallest: float) -> Bools:
-    labels, count = ndimage.label(mask)
-    keep = np.bincount(labels.ravel(), minlength=count + 1) >= smallest
-    keep[0] = False
-    return np.asarray(keep[labels])
+    parts = connected_parts(mask)
+    return parts.mask(parts.areas() >= smallest)
 
 
 def _shrunk(mask: Bools, radius: int) -> Bools:

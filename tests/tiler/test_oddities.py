@@ -29,6 +29,16 @@ def test_a_dark_picture_is_held_for_fluorescence() -> None:
     assert "fluorescence" in oddities(dark)[0]
 
 
+def test_the_commonest_colour_is_named() -> None:
+    picture = np.full((64, 64, 3), (240, 230, 235), dtype=np.uint8)
+    picture[:40] = (33, 200, 255)
+    assert "(40, 200, 248)" in oddities(picture)[0]
+    picture[20:40] = (47, 192, 240)
+    assert "(40, 200, 248)" in oddities(picture)[0], "16 grey levels count as one"
+    picture[20:40] = (48, 192, 240)
+    assert oddities(picture) == ()
+
+
 def test_of_all_real_slides_only_the_mislabelled_and_the_fluorescent_are_odd(
     real_data: Path,
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -411,6 +412,19 @@ def test_a_large_thumbnail_takes_about_half_a_second() -> None:
     start = time.process_time()
     find_tissue(large, 8.0)
     assert time.process_time() - start < 3.0  # half a second on an idle core
+
+
+def test_a_large_thumbnail_takes_little_memory() -> None:
+    small = photographed(stained(glass(shape=(400, 400)), outline((400, 400))))
+    large = small.repeat(4, axis=0).repeat(4, axis=1)
+    tracemalloc.start()
+    try:
+        found = find_tissue(large, 8.0)
+        tissue_share(found.tissue, np.array([[0.0, 0.0, 1.0, 1.0]]))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 75 * large.size / 3  # bytes for each pixel
 
 
 # --- shares of rectangles ------------------------------------------------------------------------
