@@ -77,7 +77,8 @@ def cells_of(boxes: Counts) -> Counts:
     first = boxes[:, ::2].min(axis=0)
     size = boxes[:, 1::2].max(axis=0) - first
     covered = _covered(boxes - np.repeat(first, 2), int(size[1]), int(size[0]))
-    return np.argwhere(covered)[:, ::-1] + first
+    cells: Counts = np.argwhere(covered)[:, ::-1] + first
+    return cells
 
 
 def is_covered(place: Level, boxes: Counts) -> npt.NDArray[np.bool_]:
