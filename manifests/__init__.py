@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from manifests.model import Manifest, Resolution, SlideInfo, StoreEntry
     from manifests.store import TileStore
 
+__version__ = "0.1.0"
+"""That of pyproject.toml. `importlib.metadata` would say it too, but takes as long to import as
+forty tiles take to cut."""
+
 _HOMES = {
     "HistotileError": "manifests.errors",
     "Manifest": "manifests.model",

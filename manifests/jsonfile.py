@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
 import json
 from collections import Counter
 from collections.abc import Mapping, Set
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from manifests import __version__
 from manifests.checks import check_text, short
 from manifests.errors import ManifestError
 from manifests.files import Json, pretty_json, write_atomic
@@ -79,7 +78,7 @@ def manifest_json(manifest: Manifest) -> Json:
         **manifest.extra,
         "format": FORMAT,
         "version": VERSION,
-        "generator": {"name": "histotile", "version": importlib.metadata.version("histotile")},
+        "generator": {"name": "histotile", "version": __version__},
         "stores": [_entry_json(entry) for entry in manifest.stores],
     }
 
@@ -87,6 +86,8 @@ def manifest_json(manifest: Manifest) -> Json:
 @functools.cache
 def manifest_schema() -> Json:
     """The JSON schema (draft 2020-12) of the file, for other languages and for `load_manifest`."""
+    from importlib.resources import files
+
     return json.loads(files("manifests").joinpath(_SCHEMA_FILE).read_bytes())
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tiler.parts import connected_parts
-from tiler.smooth import gaussian_matrix, row_strips, window_mean
+from tiler.smooth import gaussian_matrix, quantile, row_strips, window_mean
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -201,7 +201,7 @@ def _grown_glass(candidates: Bools, shade: Floats) -> Bools:
 
 def _assumed_glass(smooth: Floats) -> Glass:
     """No glass in sight: nearly white, or the brightest colour of the picture."""
-    peak = np.percentile(smooth.reshape(3, -1), 99.9, axis=1)
+    peak = [quantile(plane.reshape(-1), 0.999) for plane in smooth]
     reference = np.log(np.maximum(peak, ASSUMED_GLASS)).astype(np.float32)
     return Glass(np.zeros(smooth.shape[1:], dtype=np.bool_), reference, None)
 
@@ -215,7 +215,7 @@ def _brightest_mode(smooth: Floats, luminance: Floats, cells: Bools) -> Floats:
     counts = np.bincount(bins)
     top = GLASS_LUMINANCE + _BIN * np.nonzero(counts >= 0.02 * counts.sum())[0][-1]
     chosen = cells & (luminance > top - _BIN) & (luminance <= top + _BIN)
-    mode = [np.median(np.log(np.maximum(channel[chosen], 1))) for channel in smooth]
+    mode = [quantile(np.log(np.maximum(channel[chosen], 1)), 0.5) for channel in smooth]
     return np.array(mode, dtype=np.float32)
 
 

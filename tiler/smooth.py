@@ -80,6 +80,19 @@ def window_mean(picture: Picture, size: int) -> Floats:
     return _filtered(picture, size // 2, along)
 
 
+def quantile(values: npt.NDArray[np.floating], share: float) -> float:
+    """The value below which a share of the values lies; between two of them, in proportion.
+
+    `np.quantile` and `np.median` load `numpy.ma`, which takes longer than their work here.
+    """
+    place = share * (len(values) - 1)
+    lower = int(place)
+    upper = min(lower + 1, len(values) - 1)
+    ordered = np.partition(values, (lower, upper))
+    low, high = float(ordered[lower]), float(ordered[upper])
+    return low + (high - low) * (place - lower)
+
+
 def _filtered(picture: Picture, radius: int, along: Callable[[Doubles], Doubles]) -> Floats:
     """Apply a filter down the columns, then along the rows.
 

@@ -40,7 +40,7 @@ from tiler.glass import (
 from tiler.parts import connected_parts
 from tiler.quality import ink_masks
 from tiler.slides.base import Rgb
-from tiler.smooth import gaussian, row_strips, window_mean
+from tiler.smooth import gaussian, quantile, row_strips, window_mean
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -289,7 +289,7 @@ def _threshold(distance: Floats, glass_cells: Bools, cell_um: float) -> float:
     low: float = max(FAINTEST_OD, fine_low * min(1.0, (CELL_UM / cell_um) ** 0.5))
     if not glass_cells.any():
         return low
-    return float(np.clip(1.5 * np.percentile(distance[glass_cells], 99), low, high))
+    return float(np.clip(1.5 * quantile(distance[glass_cells], 0.99), low, high))
 
 
 def _pen_strokes(smooth: Floats, unscanned: Bools, cell_um: float) -> Bools:
@@ -318,7 +318,7 @@ def _is_stain(ink: Bools, solid: Bools, smooth: Floats) -> bool:
     mean = window_mean(luminance * solid, GLASS_WINDOW) / share
     square = window_mean(luminance**2 * solid, GLASS_WINDOW) / share
     texture = np.sqrt(np.maximum(square - mean**2, 0)) / np.maximum(mean, 1)
-    return bool(np.median(texture[solid]) > STAIN_TEXTURE)
+    return quantile(texture[solid], 0.5) > STAIN_TEXTURE
 
 
 def _cleaned(raw: Bools, grey: Floats, chroma: Floats, cell_um: float) -> Bools:

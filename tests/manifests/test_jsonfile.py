@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib.metadata
 import json
 import os
 import tempfile
@@ -126,6 +127,11 @@ def test_own_keys_are_not_dropped_silently_where_they_have_no_home(
 ) -> None:
     with pytest.raises(ManifestError, match="x-own"):
         load_value(tmp_path, put(valid(), (*where, "x-own"), 1))
+
+
+def test_a_manifest_says_which_version_wrote_it() -> None:
+    installed = importlib.metadata.version("histotile")
+    assert valid()["generator"] == {"name": "histotile", "version": installed}
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", True, None, 1.5, [1], 10**300])

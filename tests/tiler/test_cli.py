@@ -232,6 +232,23 @@ def test_help_is_quick_because_nothing_heavy_is_imported(command: list[str]) -> 
     assert "Usage:" in done.stdout
 
 
+def test_extract_imports_nothing_heavy_that_it_does_not_need(slide: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from tiler.cli import main\n"
+        f"try: main(['extract', {str(slide)!r}, '--mpp', '0.5', '--workers', '0',"
+        f" '--json', '--out', {str(tmp_path / 'out')!r}])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'scipy', 'skimage', 'dask', 'distributed', 'zarr', 'numcodecs', 'jsonschema'}\n"
+        "heavy |= {'rich', 'numpy.ma', 'numpy.random', 'importlib.metadata', 'torch'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_extract_works_where_torch_is_not_installed(slide: Path, tmp_path: Path) -> None:
     script = (
         "import sys\n"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from tiler.smooth import gaussian, gaussian_matrix, row_strips, window_mean
+from tiler.smooth import gaussian, gaussian_matrix, quantile, row_strips, window_mean
 
 pictures = hnp.arrays(
     np.float32,
@@ -53,3 +53,11 @@ def test_the_matrix_is_scipys_gaussian(length: int, sigma: float) -> None:
 def test_strips_are_all_the_rows_in_order(rows: int, columns: int) -> None:
     strips = list(row_strips(rows, columns))
     assert [row for part in strips for row in range(part.start, part.stop)] == list(range(rows))
+
+
+@given(hnp.arrays(np.float32, st.integers(1, 30), elements=st.floats(-9, 9, width=32)))
+def test_quantiles_are_numpys(values: npt.NDArray[np.float32]) -> None:
+    assert np.float32(quantile(values, 0.5)) == np.median(values)
+    for share in (0.0, 0.3, 0.99, 1.0):
+        expected = np.quantile(values.astype(np.float64), share)
+        assert quantile(values, share) == pytest.approx(expected, rel=1e-12, abs=1e-12)
