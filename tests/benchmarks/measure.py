@@ -88,7 +88,7 @@ def _run(
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
-            env=os.environ | ONE_THREAD,
+            env=_environment(),
         )
     except OSError as error:
         raise CommandFailed(f"{command[0]}: {error.strerror}") from error
@@ -103,6 +103,12 @@ def _run(
         watch.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, max(usage.ru_maxrss, _orphans(process.pid))
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without the setting that makes Python compile all modules anew each time."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return kept | ONE_THREAD
 
 
 def take_orphans() -> None:

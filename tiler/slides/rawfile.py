@@ -7,6 +7,7 @@ open before a fork stays right in the child.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from tiler.slides import limits
 
 _NEAR = 64 * 1024
 """Ranges with gaps up to this many bytes are announced as one."""
+
+_WAIT_S = 100e-6
+"""Mean time of a read above which a file is not in memory; there a read takes some 10 µs."""
 
 _MOST_AT_ONCE = 2 * limits.MAX_CELL_BYTES
 """Encoded bytes of one segment: no codec makes pixels much larger."""
@@ -25,6 +29,9 @@ class RawFile:
     def __init__(self, path: Path) -> None:
         """Open the file for reading."""
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._reads = 0
+        self._seconds = 0.0
+        self._was_slow = False
 
     def read(self, offset: int, count: int) -> bytes:
         """Read exactly `count` bytes.
@@ -35,13 +42,22 @@ class RawFile:
         """
         if count > _MOST_AT_ONCE:
             raise ValueError(f"a segment claims {count:,} bytes")
+        began = time.perf_counter()
         data = os.pread(self._fd, count, offset)
+        self._reads += 1
+        self._seconds += time.perf_counter() - began
         while len(data) < count:
             more = os.pread(self._fd, count - len(data), offset + len(data))
             if not more:
                 raise ValueError("the file ends inside the segment")
             data += more
         return data
+
+    def is_slow(self) -> bool:
+        """Whether reads were ever waited for, so that telling them ahead is worth its time."""
+        self._was_slow = self._was_slow or self._seconds > _WAIT_S * self._reads
+        self._reads, self._seconds = 0, 0.0
+        return self._was_slow
 
     def will_need(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Tell the system that these ranges (offset, count) will be read soon.

@@ -220,6 +220,8 @@ class CellReader:
 
     def will_need(self, cells: Iterable[tuple[int, int]]) -> None:
         """Announce that these cells (column, row) will be read soon."""
+        if not self._file.is_slow():
+            return
         counts, offsets = self._image.byte_counts, self._image.offsets
         self._file.will_need(
             (int(offsets[i]), int(counts[i]))
@@ -254,7 +256,7 @@ class CellReader:
     def _read_segment(self, column: int, row: int, reduce: int) -> Rgb:
         needed = self._needed(column, row)
         indices = self._indices(column, row)
-        if any(self._image.byte_counts[i] == 0 for i in indices):
+        if not self._image.byte_counts[indices].all():
             width, height = needed[0] // reduce, needed[1] // reduce
             return colour.filled(height, width, self._background)
         if self._planes > 1:

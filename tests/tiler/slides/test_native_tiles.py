@@ -276,8 +276,11 @@ def test_will_need_takes_any_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         "os.posix_fadvise", lambda _fd, offset, count, _advice: asked.append((offset, count))
     )
+    monkeypatch.setattr("tiler.slides.rawfile._WAIT_S", 0)  # any read counts as slow
     path = svs(tmp_path / "a.svs", "")
     with open_slide(path) as slide:
+        slide.read_cell(0, 0, 0)
+        slide.read_cell(1, 0, 0)
         slide.will_need(0, [])
         assert asked == []
         slide.will_need(0, [(0, 0), (2, 2), (1, 0)])
@@ -287,4 +290,14 @@ def test_will_need_takes_any_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert all(0 < offset < offset + count <= size for offset, count in asked)
     monkeypatch.delattr("os.posix_fadvise")
     with open_slide(path) as slide:
+        slide.read_cell(0, 0, 0)
         slide.will_need(0, [(0, 0)])
+
+
+def test_files_in_memory_are_not_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.posix_fadvise", lambda *_: pytest.fail("it costs more than it gains"))
+    monkeypatch.setattr("tiler.slides.rawfile._WAIT_S", 10)
+    with open_slide(svs(tmp_path / "a.svs", "")) as slide:
+        slide.will_need(0, [(0, 0)])
+        slide.read_cell(0, 0, 0)
+        slide.will_need(0, [(1, 1)])
