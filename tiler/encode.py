@@ -16,8 +16,8 @@ from tiler import quality
 from tiler.pixels import CutTile
 from tiler.slides.base import Rgb
 
-_BATCH_BYTES = 6_000_000
-"""Pixels of the tiles that are measured together."""
+_BATCH_BYTES = 1_600_000
+"""Pixels of the tiles that are measured together: few enough to be still in the cache."""
 
 
 class TileEncoder:
