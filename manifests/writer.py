@@ -201,6 +201,17 @@ class StoreWriter:
         shards = range(tiles_layout.shards)
         return [k for k in shards if self._record(group, tiles_layout, k) is None]
 
+    def measured_column(self, group: str, name: str) -> Column:
+        """A column measured on the pixels, shape (N,), while the store waits for its commit.
+
+        Raises:
+            StoreError: a shard is missing.
+            KeyError: there is no such column.
+        """
+        records = list(self._records(group, self._layout(group)))
+        parts = [record.columns[name] for record in records]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
+
     def commit(self) -> dict[str, int]:
         """Write the measured columns and `commit.json`; return the totals (`tiles`, `bytes`).
 

@@ -8,7 +8,7 @@ counted in (column, row). Work is split here so that few cells are decoded by tw
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,17 +115,40 @@ def split_shards(
         shard_tiles: tiles in a shard.
         shards: those to be cut, ascending.
         pieces: tasks that are wanted.
-        pixels: pixels of the level that a tile adds to what its neighbours cover.
+        pixels: work of a tile in pixels, see `tile_work`.
     """
-    parts = [is_covered(place, boxes[s * shard_tiles : (s + 1) * shard_tiles]) for s in shards]
-    distinct = int(np.logical_or.reduce(parts).sum()) if parts else 0
+    columns = -(-place.width // place.cell_width)
+    parts = [
+        cells_of(boxes[s * shard_tiles : (s + 1) * shard_tiles]) @ (1, columns) for s in shards
+    ]
+    distinct = _union(parts)
     least = min(len(shards), int(len(shards) * shard_tiles * pixels / TASK_PIXELS) + 1)
-    for count in range(max(least, min(pieces, len(shards))), least, -1):
+    for count in _fewer_and_fewer(min(pieces, len(shards)), least):
         runs = _runs(len(shards), count)
-        decoded = sum(int(np.logical_or.reduce(parts[a:b]).sum()) for a, b in runs)
+        decoded = sum(_union(parts[a:b]) for a, b in runs)
         if decoded <= distinct * (1 + MOST_DECODED_TWICE):
             return [tuple(shards[a:b]) for a, b in runs]
     return [tuple(shards[a:b]) for a, b in _runs(len(shards), least)]
+
+
+def tile_work(tile_size: int, stride: int, read: ReadPlan) -> float:
+    """Pixels of the level that a tile adds to its neighbours', or makes, whatever is more."""
+    return max(stride**2 * read.scale[0] * read.scale[1], float(tile_size**2))
+
+
+def _union(parts: Sequence[Counts]) -> int:
+    """How many different cells there are."""
+    if not parts:
+        return 0
+    cells = np.sort(np.concatenate(parts))  # np.unique would load numpy.ma for this
+    return int(np.count_nonzero(cells[1:] != cells[:-1])) + min(1, len(cells))
+
+
+def _fewer_and_fewer(most: int, least: int) -> Iterator[int]:
+    """Numbers of tasks to try: by one while they are few, by a tenth while they are many."""
+    while most > least:
+        yield most
+        most -= max(1, most // 10)
 
 
 def _runs(length: int, count: int) -> list[tuple[int, int]]:

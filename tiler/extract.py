@@ -21,7 +21,7 @@ from manifests.files import Json, remove_temporaries, spec_hash
 from manifests.layout import FORMAT_VERSION, STORE_FORMAT, TilesLayout
 from manifests.store import is_complete
 from manifests.writer import StoreWriter
-from tiler.cells import cell_boxes, is_covered, split_shards, windows
+from tiler.cells import cell_boxes, is_covered, split_shards, tile_work, windows
 from tiler.encode import TileEncoder
 from tiler.errors import SlideError, UnreadableSlide
 from tiler.grid import Ints
@@ -212,8 +212,8 @@ def _tasks(
     place = reduced(facts.levels[read.level], read.reduce)
     l0_xy = _positions(writer, group)
     boxes = cell_boxes(place, windows(place, read, layout.tile_size, l0_xy).box)
-    pixels = attributes["stride"] ** 2 * read.scale[0] * read.scale[1]
-    runs = split_shards(place, boxes, layout.shard_tiles, missing, pieces, pixels)
+    work = tile_work(layout.tile_size, attributes["stride"], read)
+    runs = split_shards(place, boxes, layout.shard_tiles, missing, pieces, work)
     # np.isin would load numpy.ma, which takes longer than all of this.
     counts = np.bincount(missing, minlength=layout.shards)
     wanted = counts.repeat(layout.shard_tiles)[: len(boxes)] > 0
@@ -315,6 +315,8 @@ def source_json(survey: Survey, token: str) -> dict[str, Json]:
 def cut_shards(job: ShardJob) -> ShardDone:
     """Read, cut, measure and encode some shards, and write each of them whole.
 
+    Shards that are there are left: of a task that died half-way, what it wrote stays.
+
     Raises:
         SlideError: the slide is not what it was; the shard at hand is not written then.
         OSError: the disk is full, ...
@@ -323,7 +325,10 @@ def cut_shards(job: ShardJob) -> ShardDone:
     layout = writer.layouts()[job.group]
     attributes = writer.attributes()
     spec, token = attributes["spec"], attributes["source"]["token"]
-    members = [layout.shard_range(shard) for shard in job.shards]
+    shards = sorted(set(job.shards) & set(writer.missing_shards(job.group)))
+    if not shards:
+        return ShardDone(len(job.shards), 0, 0, 0)
+    members = [layout.shard_range(shard) for shard in shards]
     l0_xy = _positions(writer, job.group)
     l0_xy = np.concatenate([l0_xy[part.start : part.stop] for part in members])
     read = ReadPlan.from_json(writer.group_attributes(job.group))
@@ -337,12 +342,12 @@ def cut_shards(job: ShardJob) -> ShardDone:
             pixels=spec["quality"],
         )
         tiles = cutter.cut(l0_xy)
-        for shard, part in zip(job.shards, members, strict=True):
+        for shard, part in zip(shards, members, strict=True):
             encoder = TileEncoder(layout.codec, measure=spec["quality"])
             encoded = _if_unchanged(encoder.encode(islice(tiles, len(part))), job.source, token)
             written += writer.write_shard(job.group, shard, encoded, encoder.columns)
             unread += encoder.unread
-    return ShardDone(len(members), len(l0_xy), written, cutter.decoded, unread, cutter.damage)
+    return ShardDone(len(job.shards), len(l0_xy), written, cutter.decoded, unread, cutter.damage)
 
 
 def _if_unchanged(encoded: Iterator[bytes], source: Source, token: str) -> Iterator[bytes]:

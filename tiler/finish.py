@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from manifests.store import TileStore
+from manifests.store import TileStore, is_committed
 from manifests.writer import StoreWriter
 from tiler.errors import SlideError
 from tiler.grid import Ints
@@ -30,17 +29,19 @@ class FinishJob:
 
 
 def finish_store(job: FinishJob) -> None:
-    """Commit a store and draw its preview.
+    """Commit a store and draw its preview; may be run again.
 
     Raises:
         SlideError: not one of its tiles could be read.
     """
-    StoreWriter(job.store).commit()
-    store = TileStore(job.store)
-    count = store.totals["tiles"]
-    if count and sum(len(store[group].unread()) for group in store.groups) == count:
-        shutil.rmtree(job.store)
-        raise SlideError(f"none of its {count} tiles can be read: {job.damage}")
+    if not is_committed(job.store):
+        writer = StoreWriter(job.store)
+        unread = [writer.measured_column(group, "unread") for group in writer.layouts()]
+        count = sum(map(len, unread))
+        if count and all((share > 0).all() for share in unread):
+            why = f": {job.damage}" if job.damage else ""
+            raise SlideError(f"none of its {count} tiles can be read{why}")
+        writer.commit()
     if job.preview is not None:
         draw_store_preview(job)
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from tiler.pixels import CellCache
-from tiler.plan import REDUCTIONS, reductions
-from tiler.slides.base import Rgb, Slide
+from tiler.plan import reductions
+from tiler.slides.base import REDUCTIONS, Rgb, Slide
 
 OVERVIEW_MPP = 8.0
 """µm/px of the overview that the tissue mask is made from."""
@@ -108,7 +108,8 @@ def _from_finer(
     scale = (cache.level.width / shape[1], cache.level.height / shape[0])
     left, top, right, bottom = box
     part = [math.floor(left * scale[0]), math.floor(top * scale[1])]
-    part += [math.ceil(right * scale[0]), math.ceil(bottom * scale[1])]
+    part += [min(cache.level.width, math.ceil(right * scale[0]))]
+    part += [min(cache.level.height, math.ceil(bottom * scale[1]))]
     region = cache.region(*part)
     if cache.holes:
         return None

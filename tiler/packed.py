@@ -107,13 +107,13 @@ def plan_packed(job: PackedJob) -> Planned:
         _write_plan(writer, job, token)
     # Without the list of files: a job should stay small.
     folder = replace(job.source, files=())
-    jobs, cells = [], 0
-    for group, layout in writer.layouts().items():
-        source = writer.planned_column(group, "source")
-        for shard in writer.missing_shards(group):
-            jobs.append(ShardJob(job.store, folder, group, (shard,)))
-            cells += len(np.unique(source[_part(layout, shard)]))
-    return Planned(tuple(jobs), cells)
+    jobs = [
+        ShardJob(job.store, folder, group, (shard,))
+        for group in writer.attributes()["groups"]
+        for shard in writer.missing_shards(group)
+    ]
+    # Pictures have no native tiles to count.
+    return Planned(tuple(jobs), 0)
 
 
 def _part(layout: TilesLayout, shard: int) -> slice:

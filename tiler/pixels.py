@@ -72,15 +72,19 @@ class CellCache:
                 ]
         return out
 
-    def unread(self, left: int, top: int, right: int, bottom: int) -> float:
-        """Share of a rectangle that lies in holes, in [0, 1]."""
-        lv, lost = self.level, 0
-        for cell in self.holes:
-            row, column = divmod(cell, self.columns)
-            x, y = column * lv.cell_width, row * lv.cell_height
-            width = min(right, x + lv.cell_width) - max(left, x)
-            height = min(bottom, y + lv.cell_height) - max(top, y)
-            lost += max(0, width) * max(0, height)
+    def unread(self, left: float, top: float, right: float, bottom: float) -> float:
+        """Share of a rectangle, of which parts may lie beyond the level, that lies in holes."""
+        lv, lost = self.level, 0.0
+        last_row = min(math.ceil(bottom), lv.height) - 1
+        last_column = min(math.ceil(right), lv.width) - 1
+        for row in range(int(top) // lv.cell_height, last_row // lv.cell_height + 1):
+            y = row * lv.cell_height
+            height = min(bottom, y + lv.cell_height, lv.height) - max(top, y)
+            for column in range(int(left) // lv.cell_width, last_column // lv.cell_width + 1):
+                x = column * lv.cell_width
+                width = min(right, x + lv.cell_width, lv.width) - max(left, x)
+                if row * self.columns + column in self.holes:
+                    lost += max(0.0, width) * max(0.0, height)
         return lost / ((right - left) * (bottom - top))
 
     def held(self) -> Sequence[int]:
@@ -151,7 +155,7 @@ class _Uses:
         """The cells in the order in which they are needed after a tile, the latest first."""
         begin, end = (np.searchsorted(self._cell, cells, side) for side in ("left", "right"))
         after = [
-            self._tile[a + np.searchsorted(self._tile[a:b], tile, "right")]
+            self._tile[min(b - 1, a + int(np.searchsorted(self._tile[a:b], tile, "right")))]
             for a, b in zip(begin.tolist(), end.tolist(), strict=True)
         ]
         return [cells[i] for i in np.argsort(after, kind="stable")[::-1]]
@@ -201,11 +205,6 @@ class TileCutter:
         return self._cache.decoded
 
     @property
-    def held_bytes(self) -> int:
-        """Decoded pixels that are held for the tiles to come."""
-        return self._cache.bytes
-
-    @property
     def damage(self) -> str | None:
         """Why a cell could not be decoded; None if all could."""
         return next(iter(self._cache.holes.values()), None)
@@ -243,8 +242,12 @@ class TileCutter:
         if native is not None and not self._pixels:
             return CutTile(None, native)
         pixels = self._pixels_of(level_xy, box, ending)
-        if self._cache.holes and (unread := self._cache.unread(*box)):
-            return CutTile(pixels, None, unread)
+        if self._cache.holes:
+            x, y = level_xy
+            reach = [self._size * scale for scale in self._read.rest]
+            unread = self._cache.unread(x, y, x + reach[0], y + reach[1])
+            native = None if unread else native
+            return CutTile(pixels, native, unread)
         return CutTile(pixels, native)
 
     def _native_bytes(self, level_xy: list[float], box: list[int]) -> bytes | None:
@@ -264,9 +267,10 @@ class TileCutter:
         left, top, right, bottom = box
         scale = self._read.rest[1]
         level_end = level_xy[1] + self._size * scale
-        step = max(1, int(_REGION_BYTES / (3 * max((right - left) * scale, self._size))))
-        if step >= self._size:
+        strips = self._size * 3 * max((right - left) * scale, self._size) / _REGION_BYTES
+        if strips <= 1:
             return self._resampled(level_xy, box, self._size, level_end)
+        step = math.ceil(self._size / math.ceil(strips))
         margin = BICUBIC_REACH if min(self._read.rest) < 1 else 0
         tile = np.empty((self._size, self._size, 3), dtype=np.uint8)
         for row in range(0, self._size, step):
@@ -293,8 +297,9 @@ class TileCutter:
         offset = (level_xy[0] - box[0], level_xy[1] - box[1])
         # Positions are rounded to whole level-0 pixels: a part of a pixel beyond is rounding.
         most = math.floor(level_end - box[1] + EPSILON)
-        reach = offset[1] + rows * self._read.rest[1] + BICUBIC_REACH
-        region = self._pad(region, offset[0], min(most, math.ceil(reach)))
+        margin = BICUBIC_REACH if min(self._read.rest) < 1 else 0
+        reach = offset[1] + rows * self._read.rest[1] - EPSILON
+        region = self._pad(region, offset[0], min(most, math.ceil(reach) + margin))
         return resample(region, offset, self._read.rest, (self._size, rows))
 
     def _pad(self, region: Rgb, offset_x: float, full_height: int) -> Rgb:

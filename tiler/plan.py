@@ -18,7 +18,7 @@ from manifests.writer import GroupPlan
 from tiler.errors import NoNativeTiles, UnknownResolution
 from tiler.grid import Ints, draw, make_grid, spatial_order
 from tiler.options import TileSpec
-from tiler.slides.base import Level, SlideFacts, mpp_problem
+from tiler.slides.base import REDUCTIONS, Level, SlideFacts, mpp_problem
 from tiler.tissue import tissue_share
 
 Pair = tuple[float, float]
@@ -129,10 +129,6 @@ def reduced(level: Level, reduce: int) -> Level:
         cell_width=level.cell_width // reduce,
         cell_height=level.cell_height // reduce,
     )
-
-
-REDUCTIONS = (1, 2, 4, 8)
-"""Whole factors that decoders can reduce by (JPEG blocks are 8 x 8 px)."""
 
 
 def plan_read(levels: tuple[Level, ...], mpp: Pair, requested: float, spec: TileSpec) -> ReadPlan:

@@ -73,9 +73,7 @@ def result_json(result: RunResult, entries: Sequence[StoreEntry]) -> Json:
         "unread_tiles": sum(entry.unread for entry in entries),
         "native_tiles_distinct": result.cells,
         "native_tiles_decoded": result.decoded,
-        "decodes_per_native_tile": round(result.decoded / result.cells, 4)
-        if result.cells
-        else None,
+        "decodes_per_native_tile": _decode_ratio(result),
         "seconds": round(result.seconds, 3),
         "tiles_per_second": round(result.tiles / max(1e-3, result.seconds), 1),
         "dropped": _dropped(entries),

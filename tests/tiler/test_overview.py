@@ -140,3 +140,20 @@ class TestDamage:
         )
         assert (found.pixels[found.unread] == BACKGROUND).all()
         assert is_near(found.pixels[:2], expected(pixels[:32], 16, (32, 32)))
+
+
+@pytest.mark.parametrize("width", range(1470, 1540))
+def test_a_hole_at_the_edge_is_filled_whatever_the_width(width: int) -> None:
+    class Damaged(FakeSlide):
+        """The last cell of its coarse level is lost."""
+
+        def read_cell(self, level: int, column: int, row: int, reduce: int = 1) -> Rgb:
+            place = self.facts.levels[level]
+            if level == 1 and column == -(-place.width // place.cell_width) - 1:
+                raise PixelReadError("it is cut off")
+            return super().read_cell(level, column, row, reduce)
+
+    slide = Damaged([np.full((64, n, 3), 90, np.uint8) for n in (width, width // 4)], (64, 64))
+    found = read_overview(slide, (0.5, 0.5))
+    assert not found.unread.any()
+    assert (found.pixels == 90).all()
