@@ -72,6 +72,11 @@ class TileEncoder:
         """Tiles that could not be read in whole."""
         return sum(share > 0 for share in self._unread)
 
+    @property
+    def native(self) -> int:
+        """Tiles that were kept as the slide holds them."""
+        return sum(self._native)
+
     def _measure_batch(self) -> None:
         if self._batch:
             self._measured.append(quality.measure_all(self._batch, self._scratch))

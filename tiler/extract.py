@@ -111,6 +111,8 @@ class ShardDone:
     """Tiles that could not be read in whole."""
     damage: str | None = None
     """Why, for one of them."""
+    native: int = 0
+    """Tiles that were kept as the slide holds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,11 @@ def survey_slide(slide: Slide, job: SlideJob) -> Survey:
     where = None if everything else TileMask(mask, overview.l0_per_px)
     plans = tuple(plan_tiles(facts, read, job.spec, where, facts.fingerprint) for read in reads)
     warnings = [*facts.warnings, *oddities(overview.pixels)]
+    if job.spec.native and (facts.compression, job.spec.codec.name) != ("jpeg", "jpeg"):
+        warnings.append(
+            f"its {facts.compression} tiles are encoded anew as {job.spec.codec.name}: only JPEG "
+            "tiles can be kept as they are"
+        )
     if mpp.warning:
         warnings.append(mpp.warning)
     if job.roi is not None:
@@ -332,7 +339,7 @@ def cut_shards(job: ShardJob) -> ShardDone:
     l0_xy = _positions(writer, job.group)
     l0_xy = np.concatenate([l0_xy[part.start : part.stop] for part in members])
     read = ReadPlan.from_json(writer.group_attributes(job.group))
-    written = unread = 0
+    written = unread = native = 0
     with open_slide(job.source.path, reader=spec["reader"], exact=spec["exact"]) as slide:
         cutter = TileCutter(
             slide,
@@ -347,7 +354,9 @@ def cut_shards(job: ShardJob) -> ShardDone:
             encoded = _if_unchanged(encoder.encode(islice(tiles, len(part))), job.source, token)
             written += writer.write_shard(job.group, shard, encoded, encoder.columns)
             unread += encoder.unread
-    return ShardDone(len(job.shards), len(l0_xy), written, cutter.decoded, unread, cutter.damage)
+            native += encoder.native
+    done = (len(job.shards), len(l0_xy), written, cutter.decoded)
+    return ShardDone(*done, unread, cutter.damage, native)
 
 
 def _if_unchanged(encoded: Iterator[bytes], source: Source, token: str) -> Iterator[bytes]:

@@ -42,7 +42,7 @@ class Forecast:
     """True µm per pixel of the tiles."""
     level: int
     reduce: int
-    """Pixels of that level, in x and in y, that decoding makes one of."""
+    """Pixels of that level, in x and in y, that decoding makes one of, if it is not exact."""
     scale: tuple[float, float]
     """Pixels of that level per pixel of a tile."""
     scale_error: float
@@ -147,11 +147,12 @@ def _forecast(slide: Slide, plan: TilePlan, job: SlideJob) -> Forecast:
         encoder.columns()
         seconds_per_tile = (time.process_time() - begun) / len(sample)
         bytes_per_tile = float(np.mean([len(data) for data in encoded]))
+    scaled = slide.facts.pixels == "direct" and not job.spec.exact
     return Forecast(
         mpp_requested=plan.read.mpp_requested,
         mpp=plan.read.mpp,
         level=plan.read.level,
-        reduce=plan.read.reduce,
+        reduce=plan.read.reduce if scaled else 1,
         scale=plan.read.scale,
         scale_error=round(plan.read.scale_error, 6),
         tiles=count,

@@ -71,6 +71,7 @@ def result_json(result: RunResult, entries: Sequence[StoreEntry]) -> Json:
         "bytes": sum(entry.bytes for entry in entries),
         "new_tiles": result.tiles,
         "unread_tiles": sum(entry.unread for entry in entries),
+        "native_tiles_kept": result.native,
         "native_tiles_distinct": result.cells,
         "native_tiles_decoded": result.decoded,
         "decodes_per_native_tile": _decode_ratio(result),
@@ -97,8 +98,10 @@ def result_table(result: RunResult, entries: Sequence[StoreEntry]) -> Table:
     table.add_row("size", f"{data['bytes'] / 1e6:.1f} MB")
     table.add_row("speed", f"{data['tiles_per_second']:.0f} tiles/s, {result.seconds:.1f} s")
     ratio = data["decodes_per_native_tile"]
-    if ratio is not None:
-        table.add_row("native tiles", f"{result.cells}, each decoded {ratio:.3f} times")
+    if result.native:
+        table.add_row("kept as they are", f"{result.native} of the slides' own tiles")
+    if ratio:
+        table.add_row("decoded", f"{result.cells} native tiles, each {ratio:.3f} times")
     if data["unread_tiles"]:
         table.add_row("unread", f"{data['unread_tiles']} tiles in part: see the column unread")
     dropped = [f"{n} by {reason}" for reason, n in data["dropped"].items() if n]

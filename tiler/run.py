@@ -86,6 +86,8 @@ class RunResult:
     """Bytes of shards written by this run."""
     decoded: int = 0
     """Native cells decoded by this run."""
+    native: int = 0
+    """Tiles that were kept as the slide holds them."""
     cells: int = 0
     """Native cells that its tiles are made from; some are decoded twice, some not at all."""
     seconds: float = 0.0
@@ -252,6 +254,7 @@ class _Run:
         self.result.tiles += done.tiles
         self.result.bytes += done.bytes
         self.result.decoded += done.decoded
+        self.result.native += done.native
         reporter.shard_done(done)
         slide = self._slides[name]
         slide.damage = slide.damage or done.damage
@@ -317,6 +320,8 @@ def _is_finished(job: SlideJob | PackedJob) -> bool:
 
 
 def _describe_mismatch(name: str, found: dict[str, Json], asked: dict[str, Json]) -> str:
+    if found.get("versions") != asked["versions"]:
+        return f"{name} was cut by another version of histotile, which cuts other tiles."
     keys = [key for key in sorted({*found, *asked}) if found.get(key) != asked.get(key)]
     before = ", ".join(f"{key} {found.get(key)}" for key in keys)
     now = ", ".join(f"{key} {asked.get(key)}" for key in keys)

@@ -203,10 +203,12 @@ def _request(options: dict[str, Any]) -> Request:
                     f"--{name.replace('_', '-')} does not apply to --packed: "
                     "all ready-made tiles are kept"
                 )
-        if options["tile_size"] == NATIVE or options["reader"] != "auto":
+        if options["tile_size"] == NATIVE:
             raise TilerError(
-                "--tile-size native and --reader do not apply to --packed: pictures are no slides"
+                "--tile-size native does not apply to --packed: pictures have no tiles"
             )
+        if options["reader"] != "auto":
+            raise TilerError("--reader does not apply to --packed: pictures are no slides")
     table = options["slides"]
     constants = {
         "organ": options.get("organ"),

@@ -40,6 +40,9 @@ _REMARKS = frozenset({*range(0xE0, 0xF0), 0xFE})
 _MARKER: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """A marker among entropy-coded bytes: there 0xFF itself is stuffed with a zero."""
 
+_LONGEST_PADDING = 1024
+"""Bytes that may follow the end of a tile; more are pixels behind a false end."""
+
 _USUAL_SAMPLINGS: Final = frozenset({0x11, 0x21, 0x12, 0x22, 0x41, 0x14})
 """Sampling factors of the first component that all decoders know, if the others have 1 x 1."""
 
@@ -71,20 +74,23 @@ class JpegTiles:
     """Completes the tiles of one TIFF image to JPEGs that any decoder understands.
 
     Without a marker, decoders guess the colours; the TIFF knows them. A JFIF tile is YCbCr by
-    definition, also where the TIFF says RGB (Bio-Formats writes that).
+    definition, also where the TIFF says RGB (Bio-Formats writes that); but one JFIF tile among
+    others is not believed against the TIFF.
     """
 
-    def __init__(self, tables: bytes, photometric: int) -> None:
+    def __init__(self, tables: bytes, photometric: int, *, is_jfif: bool = True) -> None:
         """Take the tables.
 
         Args:
             tables: the JPEGTables tag, from SOI to EOI, or empty.
             photometric: TIFF code, 2 RGB or 6 YCbCr; others add no marker.
+            is_jfif: whether the tiles of the image are JFIF streams.
 
         Raises:
             ValueError: the tables are damaged.
         """
         self._photometric = photometric
+        self._is_jfif = is_jfif
         kept = list(_kept_segments(tables)) if tables else []
         self._tables = b"".join(part for _, part in kept)
         self._table_kinds = {marker for marker, _ in kept}
@@ -162,6 +168,8 @@ class JpegTiles:
             raise ValueError("the JPEG tile is cut off: it has no end")
         if tile[marker.end() - 1] != _END_OF_IMAGE:
             raise ValueError("the JPEG tile is damaged: a marker stands among its pixels")
+        if len(tile) - marker.end() > _LONGEST_PADDING:
+            raise ValueError("the JPEG tile is damaged: it ends in the middle of its bytes")
         return b"".join((header.whole, memoryview(tile)[header.length : marker.end()]))
 
     def _parse(self, tile: bytes) -> Header:
@@ -178,7 +186,9 @@ class JpegTiles:
         if len(frame) < 10 or kept[-1][1] != _START_OF_SCAN:
             raise ValueError("the JPEG tile has no frame header before its pixels")
         bits, height, width, components = struct.unpack_from(">BHHB", frame, 4)
-        transform = _COLOUR_TRANSFORM.get(_YCBCR if is_jfif else self._photometric)
+        transform = _COLOUR_TRANSFORM.get(
+            _YCBCR if is_jfif and self._is_jfif else self._photometric
+        )
         is_colour = components == 3 and transform is not None
         colours = _ADOBE + transform if is_colour and transform else b""
         is_usual = _is_usual(coding, list(frame[11 : 10 + 3 * components : 3]))

@@ -167,7 +167,7 @@ class CellReader:
         self._strips_per_cell = _strips_per_cell(image)
         photometric = image.photometric if self._samples == 3 else MIN_IS_BLACK
         self._jpegs = (
-            jpegstream.JpegTiles(image.jpeg_tables, photometric)
+            jpegstream.JpegTiles(image.jpeg_tables, photometric, is_jfif=image.is_jfif)
             if image.compression == _JPEG
             else None
         )
