@@ -546,3 +546,24 @@ def test_a_slide_that_fails_before_it_is_cut_deletes_nothing_that_lay_at_its_pla
     assert result.statuses == {"broken": "failed", "tissue": "failed"}
     assert foreign.exists()
     assert contents(out / "tissue.zarr") == before
+
+
+def test_a_store_of_another_version_is_named_as_such(
+    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go([slide], tmp_path / "out")
+    monkeypatch.setattr("tiler.options.PIXEL_VERSION", 99)
+    with pytest.raises(SpecMismatch, match="tissue was cut by another version of histotile"):
+        go([slide], tmp_path / "out")
+
+
+def test_what_is_kept_as_it_is_is_counted_and_what_cannot_be_is_said(
+    slide: Path, tmp_path: Path
+) -> None:
+    native = replace(SPEC, native=True)
+    result, _, _ = go([slide], tmp_path / "jpeg", native)
+    assert result.native == result.tiles > 0
+    lossless = replace(native, codec=TileCodec("zstd"))
+    result, _, manifest = go([slide], tmp_path / "zstd", lossless)
+    assert result.native == 0
+    assert "its jpeg tiles are encoded anew as zstd" in manifest.stores[0].warnings[0]

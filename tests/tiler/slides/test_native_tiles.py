@@ -301,3 +301,25 @@ def test_files_in_memory_are_not_announced(tmp_path: Path, monkeypatch: pytest.M
         slide.will_need(0, [(0, 0)])
         slide.read_cell(0, 0, 0)
         slide.will_need(0, [(1, 1)])
+
+
+def test_an_end_in_the_middle_of_the_bytes_is_damage() -> None:
+    tiles = jpegstream.JpegTiles(b"", 6)
+    middle = len(STREAM) // 2
+    early = STREAM[:middle] + b"\xff\xd9" + bytes(4000)
+    with pytest.raises(ValueError, match="ends in the middle of its bytes"):
+        tiles.for_storing(early, (64, 64))
+
+
+def test_a_single_jfif_tile_is_not_believed_against_a_file_that_says_rgb() -> None:
+    pixels = make.tissue_like(64, 64)
+    tables, tile = make.jpeg_parts(pixels, "rgb")
+    jfif = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
+    marked = tile[:2] + jfif + tile[2:]
+    size = (64, 64)
+    found = []
+    for data in (tile, marked):
+        tiles = jpegstream.JpegTiles(tables, 2, is_jfif=False)
+        header, stream = tiles.for_decoding(data, 3, size, size)
+        found.append(jpegstream.decode(header, stream))
+    np.testing.assert_array_equal(*found)
