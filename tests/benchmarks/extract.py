@@ -113,6 +113,9 @@ class Bench:
         self, scenario: str, job: Job, ours: list[Contender], theirs: list[Contender]
     ) -> None:
         """Run rounds, print them, keep them for the file."""
+        if self.given.only:
+            ours = [contender for contender in ours if contender.name in self.given.only]
+            theirs = [contender for contender in theirs if contender.name in self.given.only]
         records = run_rounds([*ours, *theirs], self.given.runs, self.work / "tiles")
         own, others = records[: len(ours)], records[len(ours) :]
         self.show(scenario, job, records)
@@ -221,6 +224,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--workers", type=int, default=0, help="0: in one process (default)")
     parser.add_argument("--subsampling", choices=("444", "420"), default="444")
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="only the contenders of these names"
+    )
     parser.add_argument("--rivals", type=Path, help="folder that rivals.sh has filled")
     parser.add_argument(
         "--slide", type=Path, action="append", default=[], help="a slide that was made before"
