@@ -30,7 +30,7 @@ MOST_DECODED_TWICE = 0.02
 """Share of a slide's cells that a split into tasks may make be decoded twice."""
 
 TASK_PIXELS = 1e9
-"""Pixels of the level that a task covers at most: some seconds of work."""
+"""Work of a task in pixels, at most (see `tile_work`): some seconds."""
 
 
 @dataclass(frozen=True, slots=True)

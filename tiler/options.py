@@ -19,7 +19,7 @@ from tiler.errors import TilerError
 Edge = Literal["drop", "pad"]
 Reader = Literal["auto", "openslide"]
 
-TISSUE_VERSION = 1
+TISSUE_VERSION = 2
 """Counts changes of the tissue mask that change which tiles are kept."""
 
 PIXEL_VERSION = 2

@@ -246,6 +246,8 @@ class TileCutter:
             x, y = level_xy
             reach = [self._size * scale for scale in self._read.rest]
             unread = self._cache.unread(x, y, x + reach[0], y + reach[1])
+            # A hole beside an interpolated tile spoils its edge.
+            unread = unread or self._cache.unread(*box)
             native = None if unread else native
             return CutTile(pixels, native, unread)
         return CutTile(pixels, native)
