@@ -81,12 +81,6 @@ def cells_of(boxes: Counts) -> Counts:
     return cells
 
 
-def is_covered(place: Level, boxes: Counts) -> npt.NDArray[np.bool_]:
-    """Which cells of a level some of the boxes (of `cell_boxes`) need: bool (rows, columns)."""
-    columns = -(-place.width // place.cell_width)
-    return _covered(boxes, -(-place.height // place.cell_height), columns)
-
-
 def _covered(boxes: Counts, rows: int, columns: int) -> npt.NDArray[np.bool_]:
     # Corners of the boxes, summed up twice: no loop over boxes, whatever their size.
     steps = np.zeros((rows + 1, columns + 1), dtype=np.int32)

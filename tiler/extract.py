@@ -21,7 +21,7 @@ from manifests.files import Json, remove_temporaries, spec_hash
 from manifests.layout import FORMAT_VERSION, STORE_FORMAT, TilesLayout
 from manifests.store import is_complete
 from manifests.writer import StoreWriter
-from tiler.cells import cell_boxes, is_covered, split_shards, tile_work, windows
+from tiler.cells import cell_boxes, cells_of, split_shards, tile_work, windows
 from tiler.encode import TileEncoder
 from tiler.errors import SlideError, UnreadableSlide
 from tiler.grid import Ints
@@ -224,7 +224,7 @@ def _tasks(
     # np.isin would load numpy.ma, which takes longer than all of this.
     counts = np.bincount(missing, minlength=layout.shards)
     wanted = counts.repeat(layout.shard_tiles)[: len(boxes)] > 0
-    return runs, int(is_covered(place, boxes[wanted]).sum())
+    return runs, len(cells_of(boxes[wanted]))
 
 
 def _positions(writer: StoreWriter, group: str) -> Ints:
@@ -346,11 +346,11 @@ def cut_shards(job: ShardJob) -> ShardDone:
             read,
             layout.tile_size,
             native=layout.codec.name == "jpeg",
-            pixels=spec["quality"],
+            pixels=spec["quality_columns"],
         )
         tiles = cutter.cut(l0_xy)
         for shard, part in zip(shards, members, strict=True):
-            encoder = TileEncoder(layout.codec, measure=spec["quality"])
+            encoder = TileEncoder(layout.codec, measure=spec["quality_columns"])
             encoded = _if_unchanged(encoder.encode(islice(tiles, len(part))), job.source, token)
             written += writer.write_shard(job.group, shard, encoded, encoder.columns)
             unread += encoder.unread

@@ -123,7 +123,7 @@ class TileSpec:
             "allow_upsample": self.allow_upsample,
             "shard_tiles": self.shard_tiles,
             "codec": self.codec.to_json(),
-            "quality": self.quality,
+            "quality_columns": self.quality,
             "exact": self.exact,
             "reader": self.reader,
             "versions": {

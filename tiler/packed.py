@@ -273,7 +273,7 @@ def _cut_shard(job: ShardJob, shard: int) -> ShardDone:
                 decoded += cutter.decoded
                 damage = damage or cutter.damage
 
-    encoder = TileEncoder(layout.codec, measure=spec["quality"])
+    encoder = TileEncoder(layout.codec, measure=spec["quality_columns"])
 
     def columns() -> dict[str, npt.NDArray[np.generic]]:
         return {**encoder.columns(), "tissue": np.asarray(tissue, dtype=np.float32)}
