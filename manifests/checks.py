@@ -1,6 +1,6 @@
 """Checks of single values that the dataclasses of the manifest share.
 
-They hold at least what `manifest-v1.schema.json` says, so that a manifest built from checked values
+They hold at least what `manifest-v2.schema.json` says, so that a manifest built from checked values
 needs no second, slower walk through the schema. Every refusal is one `ManifestError` that begins
 with `where`, the name of the value.
 """
@@ -8,6 +8,7 @@ with `where`, the name of the value.
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -21,6 +22,11 @@ MAX_NUMBER = 1e9
 MAX_NAME = 200
 MAX_PATH = 4096
 _MAX_DEPTH = 32
+
+URL_SCHEMES = ("https", "s3", "gs", "az", "abfs")
+"""Where a store may lie besides the manifest's own folder."""
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_PLAIN_URL = re.compile(r"[A-Za-z0-9_.-]+(:[0-9]{1,5})?(/[A-Za-z0-9_.~!$&'()*+,;=%@-]+)+/?")
 
 
 def check_text(value: object, where: str) -> None:
@@ -108,6 +114,42 @@ def check_relative_path(path: object, where: str) -> None:
         raise ManifestError(
             f"{where}: {short(path)} must be a relative POSIX path inside the manifest's folder"
         )
+
+
+def is_url(path: str) -> bool:
+    """Whether a store's place is a URL rather than a path."""
+    return _URL.match(path) is not None
+
+
+def check_location(place: object, where: str) -> None:
+    """Refuse what is neither a relative POSIX path nor a URL of a known scheme.
+
+    A URL is a host or bucket and a path without `..`: no user, password, query or fragment, all of
+    which may hold secrets.
+    """
+    check_text(place, where)
+    assert isinstance(place, str)
+    found = _URL.match(place)
+    if found is None:
+        return check_relative_path(place, where)
+    scheme, rest = found.groups()
+    if scheme not in URL_SCHEMES:
+        raise ManifestError(
+            f"{where}: {short(place)} has a scheme that is not one of {', '.join(URL_SCHEMES)}"
+        )
+    if not _PLAIN_URL.fullmatch(rest) or len(place) > MAX_PATH or _climbs(rest):
+        raise ManifestError(
+            f"{where}: {short(place)} must be {scheme}://host/path, without user, query, "
+            "fragment or `..`"
+        )
+    return None
+
+
+def _climbs(path: str) -> bool:
+    """Whether a URL's path has a part that leads upwards, written out or percent-encoded."""
+    plain = re.sub("%2e", ".", path, flags=re.IGNORECASE)
+    encoded = re.search("%(2f|5c|00)", path, re.IGNORECASE)
+    return encoded is not None or any(part in (".", "..") for part in plain.split("/"))
 
 
 def check_name(name: object, where: str) -> None:

@@ -18,11 +18,22 @@ from manifests import __version__
 from manifests.checks import check_text, short
 from manifests.errors import ManifestError
 from manifests.files import Json, pretty_json, write_atomic
-from manifests.model import Manifest, Resolution, SlideInfo, StoreEntry
+from manifests.model import (
+    Manifest,
+    ManifestInput,
+    Resolution,
+    Selection,
+    SlideInfo,
+    StoreEntry,
+    TileSets,
+)
+from manifests.tileset import TileSet
 
 FORMAT = "histotile-manifest"
-VERSION = 1
-_SCHEMA_FILE = "manifest-v1.schema.json"
+VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 2 added keys to version 1 and changed none, so both are read alike."""
+_SCHEMA_FILE = "manifest-v2.schema.json"
 
 
 def load_manifest(path: str | Path) -> Manifest:
@@ -74,13 +85,18 @@ def save_manifest(manifest: Manifest, path: str | Path) -> None:
 
 def manifest_json(manifest: Manifest) -> Json:
     """The manifest as a JSON value, as it stands in the file."""
-    return {
+    found = {
         **manifest.extra,
         "format": FORMAT,
         "version": VERSION,
         "generator": {"name": "histotile", "version": __version__},
         "stores": [_entry_json(entry) for entry in manifest.stores],
     }
+    if manifest.inputs:
+        found["inputs"] = {k: dataclasses.asdict(item) for k, item in manifest.inputs.items()}
+    if manifest.splits:
+        found["splits"] = [dict(made) for made in manifest.splits]
+    return found
 
 
 @functools.cache
@@ -109,10 +125,11 @@ def schema_violation(data: Json) -> str | None:
 def _check_version(data: Json, path: Path) -> None:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ManifestError(f'{path} is not a histotile manifest: it lacks "format": "{FORMAT}"')
-    if data.get("version") != VERSION or isinstance(data["version"], bool):
+    version = data.get("version")
+    if version not in READABLE_VERSIONS or not isinstance(version, int) or version is True:
         raise ManifestError(
-            f"{path} has manifest version {short(data.get('version'))}; "
-            f"this version of histotile reads {VERSION}"
+            f"{path} has manifest version {short(version)}; "
+            f"this version of histotile reads {' and '.join(map(str, READABLE_VERSIONS))}"
         )
 
 
@@ -129,14 +146,21 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _manifest(data: Json, root: Path) -> Manifest:
-    known = {"format", "version", "generator", "stores"}
+    known = {"format", "version", "generator", "stores", "inputs", "splits"}
     fields = _known(_without_own_keys(data, "the manifest"), known, {"stores"}, "the manifest")
     if "generator" in fields:
         names = {"name", "version"}
         for key, value in _known(fields["generator"], names, names, "generator").items():
             check_text(value, f"generator.{key}")
     entries = tuple(_entry(entry) for entry in _list(fields["stores"], "stores"))
-    return Manifest(stores=entries, root=root, extra=_own_keys(data))
+    inputs = _object(fields.get("inputs", {}), "inputs")
+    return Manifest(
+        stores=entries,
+        root=root,
+        inputs={k: ManifestInput(**_fields(v, ManifestInput, "inputs")) for k, v in inputs.items()},
+        splits=tuple(_list(fields.get("splits", []), "splits")),
+        extra=_own_keys(data),
+    )
 
 
 def _entry(data: Json) -> StoreEntry:
@@ -149,7 +173,25 @@ def _entry(data: Json) -> StoreEntry:
             Resolution(**_with_tuples(_fields(item, Resolution, "a resolution"), "mpp", "scale"))
             for item in _list(fields["resolutions"], "resolutions")
         )
-    return StoreEntry(**_with_tuples(fields, "labels", "warnings"), extra=_own_keys(data))
+    if "selection" in fields:
+        found = _fields(fields["selection"], Selection, "selection")
+        steps = tuple(_list(found["steps"], "selection.steps"))
+        fields["selection"] = Selection(steps, _tile_sets(found["tiles"], "selection.tiles"))
+    if "splits" in fields:
+        fields["splits"] = {
+            name: _tile_sets(tiles, f"splits.{short(name)}")
+            for name, tiles in _object(fields["splits"], "splits").items()
+        }
+    return StoreEntry(**_with_tuples(fields, "labels", "warnings", "inputs"), extra=_own_keys(data))
+
+
+def _tile_sets(data: Json, where: str) -> dict[str, TileSet]:
+    sets = _object(data, where).items()
+    return {group: TileSet.from_json(item, f"{where}.{short(group)}") for group, item in sets}
+
+
+def _tile_sets_json(sets: TileSets) -> Json:
+    return {group: tiles.to_json() for group, tiles in sets.items()}
 
 
 def _fields(data: Json, kind: type, what: str) -> dict[str, Any]:
@@ -163,13 +205,19 @@ def _fields(data: Json, kind: type, what: str) -> dict[str, Any]:
 
 
 def _known(data: Json, known: Set[str], needed: Set[str], what: str) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise ManifestError(f"{what} must be an object, got {short(data)}")
-    if not needed <= data.keys():
-        raise ManifestError(f"{what} lacks {', '.join(sorted(needed - data.keys()))}")
-    if not data.keys() <= known:
-        raise ManifestError(f"{what} has the unknown key {short(min(data.keys() - known))}")
-    return data
+    found = _object(data, what)
+    if not needed <= found.keys():
+        raise ManifestError(f"{what} lacks {', '.join(sorted(needed - found.keys()))}")
+    if not found.keys() <= known:
+        raise ManifestError(f"{what} has the unknown key {short(min(found.keys() - known))}")
+    return found
+
+
+def _object(value: Json, what: str) -> dict[str, Json]:
+    if not isinstance(value, dict):
+        raise ManifestError(f"{what} must be an object, got {short(value)}")
+    found: dict[str, Json] = value
+    return found
 
 
 def _list(value: Json, what: str) -> list[Json]:
@@ -199,6 +247,11 @@ def _entry_json(entry: StoreEntry) -> Json:
         found["slide"] = _without_defaults(entry.slide)
     if entry.resolutions:
         found["resolutions"] = [dataclasses.asdict(item) for item in entry.resolutions]
+    if entry.selection is not None:
+        steps, tiles = entry.selection.steps, entry.selection.tiles
+        found["selection"] = {"steps": [*map(dict, steps)], "tiles": _tile_sets_json(tiles)}
+    if entry.splits:
+        found["splits"] = {name: _tile_sets_json(s) for name, s in entry.splits.items()}
     return {**found.pop("extra", {}), **found}
 
 

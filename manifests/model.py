@@ -7,6 +7,8 @@ pixels, resolutions µm per pixel, pairs are (x, y). Paths are POSIX and relativ
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -19,16 +21,19 @@ from manifests.checks import (
     check_extra,
     check_json,
     check_keys,
+    check_location,
     check_name,
     check_pair,
     check_positive,
     check_relative_path,
     check_text,
     check_texts,
+    is_url,
     short,
 )
 from manifests.errors import ManifestError
 from manifests.files import Json
+from manifests.tileset import TileSet
 
 Status = Literal["done", "empty", "failed"]
 STATUSES: tuple[Status, ...] = ("done", "empty", "failed")
@@ -110,6 +115,25 @@ class SlideInfo:
             check_positive(self.objective_power, "slide.objective_power", most=1e6)
 
 
+TileSets = Mapping[str, TileSet]
+"""Tiles of a store: a set for each resolution, by the name of its group. A group that is not named
+has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which tiles of a store belong to the manifest's set, and how they were chosen."""
+
+    steps: tuple[Mapping[str, Json], ...]
+    """What was asked for, in order: `{"where": "focus > 0.1"}`, `{"sample": 1000, "seed": 0}`."""
+    tiles: TileSets
+
+    def __post_init__(self) -> None:
+        for step in self.steps:
+            check_keys(step, "selection.steps")
+            check_json(step, "selection.steps")
+
+
 @dataclass(frozen=True, slots=True)
 class StoreEntry:
     """One store, or one slide that gave none."""
@@ -123,11 +147,13 @@ class StoreEntry:
     reason: str | None = None
     """Why the slide failed or is empty, as one sentence."""
     path: str | None = None
-    """The store, relative to the manifest; None if failed."""
+    """The store, relative to the manifest, or its URL; None if failed."""
     uuid: str | None = None
     """Identity of the store: same slide and same spec, same UUID."""
     spec_hash: str | None = None
     """sha256 over every parameter that changes pixels."""
+    commit: str | None = None
+    """`sha256` of the store's commit record, which names the hash of every file: pins the bytes."""
     organ: str | None = None
     stain: str | None = None
     dataset: str | None = None
@@ -150,6 +176,14 @@ class StoreEntry:
     unread: int = 0
     """Tiles that could not be read in whole: the column `unread` tells which."""
     warnings: tuple[str, ...] = ()
+    selection: Selection | None = None
+    """The tiles that are meant; None: all of them."""
+    split: str | None = None
+    """The split that the whole store belongs to (`train`, `val`, `test`, ...)."""
+    splits: Mapping[str, TileSets] = field(default_factory=dict)
+    """Where a packed store has parts in several splits: the tiles of each."""
+    inputs: tuple[str, ...] = ()
+    """Keys of `Manifest.inputs`: the manifests that the entry was merged from."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Columns of the slides table that histotile does not know, kept as they were."""
     extra: Mapping[str, Json] = field(default_factory=dict)
@@ -160,6 +194,7 @@ class StoreEntry:
         self._check_outcome()
         self._check_texts()
         self._check_contents()
+        self._check_tile_sets()
         check_extra(self.extra, self.id)
 
     def _check_outcome(self) -> None:
@@ -172,11 +207,11 @@ class StoreEntry:
         elif self.path is None or self.uuid is None or self.spec_hash is None:
             raise ManifestError(f"{self.id}: a store needs path, uuid and spec_hash")
         if self.path is not None:
-            check_relative_path(self.path, f"{self.id}: path")
+            check_location(self.path, f"{self.id}: path")
 
     def _check_texts(self) -> None:
         check_text(self.source, f"{self.id}: source")
-        for name in ("reason", "uuid", "spec_hash", *CURATED_FIELDS):
+        for name in ("reason", "uuid", "spec_hash", "commit", *CURATED_FIELDS):
             value = getattr(self, name)
             if value is not None:
                 check_text(value, f"{self.id}: {name}")
@@ -184,6 +219,8 @@ class StoreEntry:
             raise ManifestError(f"{self.id}: {short(self.uuid)} is not a UUID in lower case")
         if self.spec_hash is not None and not _SHA256.fullmatch(self.spec_hash):
             raise ManifestError(f"{self.id}: spec_hash must be 64 hexadecimal digits in lower case")
+        if self.commit is not None and not _SHA256.fullmatch(self.commit):
+            raise ManifestError(f"{self.id}: commit must be 64 hexadecimal digits in lower case")
 
     def _check_contents(self) -> None:
         if not isinstance(self.packed, bool):
@@ -204,10 +241,71 @@ class StoreEntry:
             if not isinstance(self.codec, Mapping) or self.codec.get("name") not in CODEC_NAMES:
                 raise ManifestError(f"{self.id}: codec must have a name, one of {CODEC_NAMES}")
 
+    def _check_tile_sets(self) -> None:
+        check_texts(self.inputs, f"{self.id}: inputs")
+        if self.split is not None:
+            check_name(self.split, f"{self.id}: split")
+            if self.splits:
+                raise ManifestError(f"{self.id}: a store has either split or splits")
+        if self.selection is not None:
+            self._check_tiles(self.selection.tiles, "selection.tiles")
+        check_keys(self.splits, f"{self.id}: splits")
+        for name, tiles in self.splits.items():
+            check_name(name, f"{self.id}: splits")
+            self._check_tiles(tiles, f"splits.{name}")
+        for group in {group for tiles in self.splits.values() for group in tiles}:
+            sets = [tiles[group] for tiles in self.splits.values() if group in tiles]
+            if sum(map(len, sets)) != len(functools.reduce(operator.or_, sets)):
+                raise ManifestError(f"{self.id}: splits: a tile of {group} lies in two splits")
+
+    def _check_tiles(self, tiles: TileSets, where: str) -> None:
+        counts = {resolution.group: resolution.tiles for resolution in self.resolutions}
+        for group, members in tiles.items():
+            if group not in counts:
+                raise ManifestError(f"{self.id}: {where}: there is no resolution {short(group)}")
+            if members.end > counts[group]:
+                raise ManifestError(
+                    f"{self.id}: {where}: tile {members.end - 1} of {group}, which has "
+                    f"{counts[group]} tiles"
+                )
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the store lies behind a URL."""
+        return self.path is not None and is_url(self.path)
+
     @property
     def tiles(self) -> int:
-        """Tiles of all resolutions together."""
+        """Tiles that are meant (selected, if there is a selection), of all resolutions together."""
+        if self.selection is not None:
+            return sum(map(len, self.selection.tiles.values()))
         return sum(resolution.tiles for resolution in self.resolutions)
+
+    def members(self, group: str, split: str | None = None) -> TileSet | None:
+        """The tiles of a resolution that are meant; None stands for all of them.
+
+        Args:
+            split: only those of this split. A store that says nothing of splits is in none.
+        """
+        chosen = None if self.selection is None else self.selection.tiles.get(group, TileSet())
+        if split is None or split == self.split:
+            return chosen
+        part = self.splits.get(split, {}).get(group, TileSet())
+        return part if chosen is None else part & chosen
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ManifestInput:
+    """A manifest that was merged into another."""
+
+    name: str
+    """Its file and the folder it lay in: `cohort/manifest.json`."""
+    stores: int
+    """Entries that it had."""
+
+    def __post_init__(self) -> None:
+        check_relative_path(self.name, "inputs.name")
+        check_count(self.stores, "inputs.stores")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +315,10 @@ class Manifest:
     stores: tuple[StoreEntry, ...] = ()
     root: Path = field(default=Path(), compare=False)
     """Folder that the entries' paths are relative to; not part of the file."""
+    inputs: Mapping[str, ManifestInput] = field(default_factory=dict)
+    """The manifests that this one was merged from, by the first 16 digits of their digest."""
+    splits: tuple[Mapping[str, Json], ...] = ()
+    """How the entries' splits were made: `by`, `ratios`, `seed`, ..."""
     extra: Mapping[str, Json] = field(default_factory=dict)
     """Unknown top-level keys that begin with `x-`, kept on a round trip."""
 
@@ -226,6 +328,12 @@ class Manifest:
         if twice:
             shown = ", ".join(twice[:10]) + (" …" if len(twice) > 10 else "")
             raise ManifestError(f"the manifest has two entries with the id {shown}")
+        check_keys(self.inputs, "inputs")
+        for key in {key for entry in self.stores for key in entry.inputs} - self.inputs.keys():
+            raise ManifestError(f"an entry names the input {short(key)}, which inputs lacks")
+        for made in self.splits:
+            check_keys(made, "splits")
+            check_json(made, "splits")
         check_extra(self.extra, "the manifest")
         object.__setattr__(self, "stores", tuple(sorted(self.stores, key=lambda e: e.id)))
 
@@ -233,6 +341,11 @@ class Manifest:
         """Where an entry's store lies; an entry without one, or outside the root, is refused."""
         if entry.path is None:
             raise ManifestError(f"{entry.id} failed and has no store: {entry.reason}")
+        if entry.is_remote:
+            raise ManifestError(
+                f"{entry.id} lies at {entry.path}: copy it to this machine, then say where to with "
+                "`histotile manifest relink`"
+            )
         path = self.root / entry.path
         try:
             inside = path.resolve().is_relative_to(self.root.resolve())

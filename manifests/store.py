@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -23,7 +23,9 @@ from manifests.codec import Rgb
 from manifests.errors import StoreError
 from manifests.files import Json, pretty_json, sha256
 from manifests.layout import Column, TilesLayout
+from manifests.model import Manifest, StoreEntry
 from manifests.shard import Shard, shard_label
+from manifests.tileset import TileSet
 from manifests.writer import GroupPlan, ShardRecord, StoreWriter
 
 _MAX_OPEN_SHARDS = 128
@@ -39,14 +41,21 @@ class TileStore:
     (256, 256, 3)
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, members: Mapping[str, TileSet] | None = None) -> None:
         """Open the store.
+
+        Args:
+            members: the tiles that a manifest selected, by group; a group that it does not name has
+                none. They change what `usable` says, never the numbers of tiles.
 
         Raises:
             StoreError: there is no store, it is not committed, or its metadata were changed.
         """
         self.path = Path(path)
+        self._members = members
         commit = _read_commit(self.path)
+        self.commit_sha256: str = commit["sha256"]
+        """What the manifest calls `commit`: it stands for the bytes of every file."""
         self._files: dict[str, list[Any]] = commit["files"]
         self.totals: dict[str, int] = commit["totals"]
         """`tiles` (number) and `bytes` (of all files but `commit.json`)."""
@@ -68,8 +77,12 @@ class TileStore:
             self._open[group] = TileGroup(self, group)
         return self._open[group]
 
-    def __reduce__(self) -> tuple[type[TileStore], tuple[Path]]:
-        return TileStore, (self.path,)
+    def __reduce__(self) -> tuple[type[TileStore], tuple[Path, Mapping[str, TileSet] | None]]:
+        return TileStore, (self.path, self._members)
+
+    def members(self, group: str) -> TileSet | None:
+        """The tiles of a group that a manifest selected; None where it takes all of them."""
+        return None if self._members is None else self._members.get(group, TileSet())
 
     def read_file(self, name: str) -> bytes:
         """The bytes of one file of the store, checked against the commit record."""
@@ -194,8 +207,11 @@ class TileGroup:
         return np.flatnonzero(self._read_column("unread"))
 
     def usable(self) -> npt.NDArray[np.int64]:
-        """Indices of the tiles that were read whole, ascending: all but those of `unread`."""
-        return np.delete(np.arange(len(self), dtype=np.int64), self.unread())
+        """Indices of the tiles to work with, ascending: selected, and not in `unread`."""
+        members = self.store.members(self.name)
+        if members is None:
+            return np.delete(np.arange(len(self), dtype=np.int64), self.unread())
+        return np.setdiff1d(members.indices(), self.unread(), assume_unique=True)
 
     def _read_column(self, name: str) -> Column:
         if name not in self.columns:
@@ -250,6 +266,32 @@ def _open_shard(path: Path, digest: str, slots: int, owner: tuple[str, str, int]
         # A lock that another thread held during the fork would never be released here.
         _cache = _ShardCache()
     return _cache.open(path, digest, slots, owner)
+
+
+def open_store(manifest: Manifest, entry: StoreEntry, split: str | None = None) -> TileStore:
+    """Open the store of an entry, with the tiles that the entry selects.
+
+    Args:
+        split: take only the tiles of this split.
+
+    Raises:
+        ManifestError: the entry has no store on this machine, or one outside the manifest's folder.
+        StoreError: it is missing, not committed, or not the one of the manifest.
+    """
+    groups = [resolution.group for resolution in entry.resolutions]
+    sets = {group: entry.members(group, split) for group in groups}
+    chosen = {group: members for group, members in sets.items() if members is not None}
+    store = TileStore(manifest.store_path(entry), chosen if chosen else None)
+    if store.attributes["uuid"] != entry.uuid:
+        raise StoreError(f"{store.path} is not the store that the manifest lists")
+    for resolution in entry.resolutions:
+        group = store[resolution.group]
+        if (len(group), group.tile_size) != (resolution.tiles, resolution.tile_size):
+            raise StoreError(
+                f"{store.path} has {len(group)} tiles of {group.tile_size} px in {group.name}, "
+                f"but the manifest says {resolution.tiles} of {resolution.tile_size} px"
+            )
+    return store
 
 
 def is_committed(path: Path) -> bool:
@@ -310,4 +352,5 @@ __all__ = [
     "TileStore",
     "is_committed",
     "is_complete",
+    "open_store",
 ]

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from manifests import Manifest, StoreError
 from manifests.codec import Rgb
-from manifests.store import is_committed
-from pretrain.mix import Mix, open_store
+from manifests.store import is_committed, open_store
+from pretrain.mix import Mix
 from pretrain.sampler import Draw, Sampler
 
 

@@ -7,12 +7,13 @@ are not drawn: they have no number and count nowhere.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
 
-from manifests import Manifest, ManifestError, StoreEntry, StoreError, TileStore
+from manifests import Manifest, ManifestError, StoreEntry
 from manifests.files import Json
+from manifests.store import open_store
+from manifests.tileset import TileSet
 
 UNKNOWN = "unknown"
 """Stands in for a stain or an organ that the manifest does not name."""
@@ -28,14 +29,12 @@ class Source:
     """True µm per pixel of the tiles in (x, y)."""
     tiles: int
     """Number of tiles that can be drawn."""
-    unread: tuple[int, ...] = ()
-    """Indices in the group, ascending, of tiles that must not be drawn."""
+    members: TileSet | None = None
+    """The tiles of the group that can be drawn; None: all of them."""
 
     def index(self, tile: int) -> int:
         """The index in the group of a tile that can be drawn, from 0 to `tiles` - 1."""
-        # So many of the tiles to pass over come before it; there is no list of those to draw.
-        before = bisect_right(range(len(self.unread)), tile, key=lambda i: self.unread[i] - i)
-        return tile + before
+        return tile if self.members is None else self.members.nth(tile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +116,11 @@ class Mix:
         }
 
 
-def resolve_mix(manifest: Manifest) -> Mix:
-    """The mix of a manifest's finished stores.
+def resolve_mix(manifest: Manifest, split: str | None = None) -> Mix:
+    """The mix of a manifest's finished stores, of the tiles that it selects.
+
+    Args:
+        split: take only the tiles of this split.
 
     Raises:
         ManifestError: no store has tiles, or tiles are of different sizes.
@@ -127,7 +129,7 @@ def resolve_mix(manifest: Manifest) -> Mix:
     found: dict[tuple[str, str], list[Slide]] = defaultdict(list)
     sizes: dict[int, str] = {}
     for entry in manifest.committed():
-        if not (sources := _sources(manifest, entry)):
+        if not (sources := _sources(manifest, entry, split)):
             continue
         stratum = (entry.stain or UNKNOWN, entry.organ or UNKNOWN)
         found[stratum].append(Slide(entry.id, sources))
@@ -136,8 +138,8 @@ def resolve_mix(manifest: Manifest) -> Mix:
                 sizes.setdefault(resolution.tile_size, entry.id)
     if not found:
         raise ManifestError(
-            "the manifest has no tiles to train on, or none that could be read whole from its "
-            "slide: cut some with histotile first"
+            f"the manifest has no tiles to train on{'' if split is None else f' in {split}'}, or "
+            "none that could be read whole from its slide: cut some with histotile first"
         )
     if len(sizes) > 1:
         seen = ", ".join(f"{size} px in {name}" for size, name in sorted(sizes.items()))
@@ -146,33 +148,18 @@ def resolve_mix(manifest: Manifest) -> Mix:
     return Mix(tuple(strata), tile_size=next(iter(sizes)))
 
 
-def _sources(manifest: Manifest, entry: StoreEntry) -> tuple[Source, ...]:
+def _sources(manifest: Manifest, entry: StoreEntry, split: str | None) -> tuple[Source, ...]:
     """The resolutions of an entry that have tiles to draw."""
-    if not entry.tiles:
+    chosen = {r.group: entry.members(r.group, split) for r in entry.resolutions}
+    if all(members is not None and not members for members in chosen.values()):
         return ()
-    store = open_store(manifest, entry)
+    store = open_store(manifest, entry, split)
     found = []
     for resolution in entry.resolutions:
-        unread = tuple(store[resolution.group].unread().tolist())
-        if tiles := resolution.tiles - len(unread):
-            found.append(Source(resolution.group, resolution.mpp, tiles, unread))
+        members = chosen[resolution.group]
+        if len(unread := store[resolution.group].unread()):
+            every = TileSet.every(resolution.tiles) if members is None else members
+            members = every - TileSet.of(unread)
+        if tiles := resolution.tiles if members is None else len(members):
+            found.append(Source(resolution.group, resolution.mpp, tiles, members))
     return tuple(found)
-
-
-def open_store(manifest: Manifest, entry: StoreEntry) -> TileStore:
-    """Open the store of an entry.
-
-    Raises:
-        StoreError: it is missing, not committed, or not the one of the manifest.
-    """
-    store = TileStore(manifest.store_path(entry))
-    if store.attributes["uuid"] != entry.uuid:
-        raise StoreError(f"{store.path} is not the store that the manifest lists")
-    for resolution in entry.resolutions:
-        group = store[resolution.group]
-        if (len(group), group.tile_size) != (resolution.tiles, resolution.tile_size):
-            raise StoreError(
-                f"{store.path} has {len(group)} tiles of {group.tile_size} px in {group.name}, "
-                f"but the manifest says {resolution.tiles} of {resolution.tile_size} px"
-            )
-    return store

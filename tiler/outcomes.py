@@ -174,6 +174,7 @@ def entry_of(work: Work) -> StoreEntry:
         path=work.job.store.name,
         uuid=attributes["uuid"],
         spec_hash=attributes["spec_hash"],
+        commit=store.commit_sha256,
         packed="pictures" in source,
         labels=tuple(attributes.get("labels", ())),
         slide=_slide_info(source),

@@ -134,7 +134,7 @@ def test_a_manifest_says_which_version_wrote_it() -> None:
     assert valid()["generator"] == {"name": "histotile", "version": installed}
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", True, None, 1.5, [1], 10**300])
+@pytest.mark.parametrize("version", [0, 3, "1", True, None, 1.5, [1], 10**300])
 def test_other_versions_are_refused_by_number(tmp_path: Path, version: object) -> None:
     with pytest.raises(ManifestError, match=r"manifest version .*; this version of histotile"):
         load_value(tmp_path, put(valid(), ("version",), version))

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from manifests import Manifest, ManifestError, StoreEntry
 from pretrain.mix import Source, resolve_mix
@@ -83,15 +81,6 @@ def test_tiles_that_could_not_be_read_have_no_number(tmp_path: Path) -> None:
     assert mix.tiles == found.tiles == len(expected)
     assert [found.locate(tile) for tile in range(mix.tiles)] == expected
     assert mix.to_json()["strata"][0]["slides"] == {"a": len(expected)}
-
-
-@given(count=st.integers(1, 60), unread=st.sets(st.integers(0, 59)))
-def test_tiles_to_draw_are_those_that_are_left(count: int, unread: set[int]) -> None:
-    passed_over = tuple(sorted(i for i in unread if i < count))
-    source = Source("0.5", (0.5, 0.5), count - len(passed_over), passed_over)
-    assert [source.index(tile) for tile in range(source.tiles)] == [
-        i for i in range(count) if i not in unread
-    ]
 
 
 def test_a_store_whose_tiles_are_all_unread_counts_as_empty(tmp_path: Path) -> None:

@@ -1,8 +1,4 @@
-"""`histotile manifest …`: commands that read and combine manifests.
-
-Commands translate arguments, call one function and print its result; errors become exit codes in
-`manifests.console`. Everything slow is imported inside the commands.
-"""
+"""Commands that look and change nothing: `show`."""
 
 from __future__ import annotations
 
@@ -10,17 +6,13 @@ from pathlib import Path
 
 import click
 
+from manifests.cli.arguments import JSON, MANIFEST
 from manifests.console import exit_codes
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def manifest() -> None:
-    """Look into manifests."""
-
-
-@manifest.command()
-@click.argument("manifest_path", metavar="MANIFEST", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs, not a table.")
+@click.command()
+@MANIFEST
+@JSON
 @exit_codes()
 def show(manifest_path: Path, *, as_json: bool) -> None:
     """Print what MANIFEST holds: one row per slide, and totals.

@@ -1,0 +1,23 @@
+"""`histotile manifest …` and `histotile catalog …`: read, combine and choose what is in a set.
+
+Commands translate arguments, call one function and print its result; errors become exit codes in
+`manifests.console`. Everything slow is imported inside the commands. A command that makes a
+manifest writes it with `-o`, and says on stderr what it did.
+"""
+
+from __future__ import annotations
+
+import click
+
+from manifests.cli.looking import show
+
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=_HELP)
+def manifest() -> None:
+    """Look into manifests, combine them, and choose from them."""
+
+
+for command in (show,):
+    manifest.add_command(command)

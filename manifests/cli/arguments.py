@@ -1,0 +1,20 @@
+"""Arguments that several commands on manifests share: each is defined once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+MANIFEST = click.argument("manifest_path", metavar="MANIFEST", type=click.Path(path_type=Path))
+"""A manifest.json or the folder that holds one."""
+
+OUTPUT = click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The manifest to write. It must lie in a folder that all stores lie below.",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
