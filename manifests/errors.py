@@ -33,3 +33,7 @@ class StoreError(HistotileError):
     """A tile store is missing, uncommitted, or fails its checks."""
 
     exit_code = EXIT_BAD_DATA
+
+
+class TableError(HistotileError):
+    """A slides table cannot be read, or cannot be meant as it stands."""

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from manifests.console import Display
+from manifests.slidetable import load_table
 from tiler.errors import TilerError
 from tiler.options import TileSpec
 from tiler.outfolder import locked
 from tiler.report import ProgressReporter
 from tiler.request import Request, make_workload
 from tiler.run import extract
-from tiler.slidetable import load_table
 from tiler.synthetic import Stain, paint, write_slide
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from manifests.slidetable import Row, SlidesTable
 from manifests.tcga import parse_barcode
 from tiler.errors import TilerError
 from tiler.extract import SlideJob
@@ -19,7 +20,6 @@ from tiler.options import TileSpec
 from tiler.packed import PackedJob, Picture
 from tiler.roi import EXCLUDE_CLASSES, load_rois
 from tiler.slides import Source, find_pictures, find_sources
-from tiler.slidetable import Row, SlidesTable
 
 
 @dataclass(frozen=True, slots=True)

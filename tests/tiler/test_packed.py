@@ -12,6 +12,7 @@ import tifffile
 from PIL import Image
 
 from manifests.codec import TileCodec
+from manifests.slidetable import Row, SlidesTable
 from manifests.store import TileStore
 from manifests.writer import StoreWriter
 from tests.tiler.fakes import noise
@@ -22,7 +23,6 @@ from tiler.outcomes import entry_of
 from tiler.packed import PackedJob, cut_packed_shards, plan_packed
 from tiler.request import Request, Work, make_workload
 from tiler.slides.base import Rgb
-from tiler.slidetable import Row, SlidesTable
 
 SPEC = TileSpec((), 32, codec=TileCodec("zstd"), shard_tiles=5)
 

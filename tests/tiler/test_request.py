@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.checks import check_name
+from manifests.slidetable import Row, SlidesTable
 from tiler.errors import TilerError
 from tiler.extract import SlideJob
 from tiler.options import TileSpec
@@ -22,7 +23,6 @@ from tiler.packed import PackedJob
 from tiler.request import Request, Work, assign_ids, make_workload
 from tiler.roi import EXCLUDE_CLASSES, load_rois
 from tiler.slides import Source
-from tiler.slidetable import Row, SlidesTable
 
 SPEC = TileSpec((0.5,))
 TIFF_START = b"II*\0"

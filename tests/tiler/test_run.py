@@ -16,6 +16,7 @@ import pytest
 
 from manifests import Manifest, ManifestError, StoreError, TileStore, load_manifest, save_manifest
 from manifests.codec import TileCodec
+from manifests.slidetable import Row, SlidesTable
 from manifests.writer import StoreWriter
 from tiler import run
 from tiler.errors import OutputBusy, SpecMismatch, TilerError
@@ -25,7 +26,6 @@ from tiler.options import TileSpec
 from tiler.outfolder import DiskFull, locked
 from tiler.request import Request, make_workload
 from tiler.run import RunResult, extract
-from tiler.slidetable import Row, SlidesTable
 from tiler.synthetic import paint, write_slide
 
 SPEC = TileSpec((0.5,), shard_tiles=8, codec=TileCodec("jpeg"))

@@ -185,9 +185,9 @@ def demo(folder: Path, **options: Any) -> None:
 
 def _request(options: dict[str, Any]) -> Request:
     """Options into a checked request."""
+    from manifests.slidetable import SlidesTable, load_table
     from tiler.errors import TilerError
     from tiler.request import Request
-    from tiler.slidetable import SlidesTable, load_table
 
     packed = options.get("packed", False)
     if not packed:

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from manifests.errors import TableError
 from manifests.model import CURATED_FIELDS
-from tiler.errors import TilerError
 
 KEY_COLUMNS = ("slide", "file", "path", "filename", "image")
 _KNOWN = (*CURATED_FIELDS, "id", "mpp", "roi")
@@ -70,7 +70,7 @@ class SlidesTable:
         so that `case1` and `case1.2` name two slides.
 
         Raises:
-            TilerError: two rows agree equally well.
+            TableError: two rows agree equally well.
         """
         name = path.name
         place = Path(os.path.abspath(path))  # noqa: PTH100 - links are not to be followed
@@ -86,7 +86,7 @@ class SlidesTable:
         best = [row for agreement, row in fitting if agreement == closest]
         if len(best) > 1:
             keys = " and ".join(repr(row.key) for row in best)
-            raise TilerError(f"the slides table names {name} twice, as {keys}; keep one row")
+            raise TableError(f"the slides table names {name} twice, as {keys}; keep one row")
         self._used.add(best[0].key)
         return best[0]
 
@@ -99,7 +99,7 @@ def load_table(path: Path) -> SlidesTable:
     """Read a slides table.
 
     Raises:
-        TilerError: no such file, no column that names the slide, two columns of one name, two rows
+        TableError: no such file, no column that names the slide, two columns of one name, two rows
             for one slide, or an mpp that is not a positive number; the message names the line.
     """
     try:
@@ -109,28 +109,28 @@ def load_table(path: Path) -> SlidesTable:
             reader.fieldnames = header
             lines = [(reader.line_num, raw) for raw in reader]
     except UnicodeDecodeError as error:
-        raise TilerError(
+        raise TableError(
             f"the slides table {path.name} cannot be read: it is not UTF-8; save it as CSV UTF-8"
         ) from error
     except (OSError, csv.Error) as error:
-        raise TilerError(f"the slides table {path.name} cannot be read ({error})") from error
+        raise TableError(f"the slides table {path.name} cannot be read ({error})") from error
     key_column = next((name for name in KEY_COLUMNS if name in header), None)
     if key_column is None:
         split = "; separate the columns by commas" if re.search(r"[;\t]", "".join(header)) else ""
-        raise TilerError(
+        raise TableError(
             f"the slides table {path.name} has the columns {', '.join(header) or 'none'}; "
             f"one of {', '.join(KEY_COLUMNS)} must name the slide{split}"
         )
     doubled = [name for name, count in Counter(header).items() if name and count > 1]
     if doubled:
-        raise TilerError(
+        raise TableError(
             f"the slides table {path.name} has two columns named {doubled[0]}; keep one"
         )
     rows = [_row(raw, key_column, f"{path.name}, line {number}") for number, raw in lines]
     keys = [row.key for row in rows]
     if len(set(keys)) != len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise TilerError(f"the slides table {path.name} has two rows for {twice!r}; keep one")
+        raise TableError(f"the slides table {path.name} has two rows for {twice!r}; keep one")
     return SlidesTable(rows, path.parent, path)
 
 
@@ -142,10 +142,10 @@ def _column(name: str) -> str:
 
 def _row(raw: Mapping[str | None, str | list[str] | None], key_column: str, where: str) -> Row:
     if None in raw:
-        raise TilerError(f"{where}: more values than columns; quote values that contain commas")
+        raise TableError(f"{where}: more values than columns; quote values that contain commas")
     cells = {str(k): v.strip() for k, v in raw.items() if isinstance(v, str) and v.strip()}
     if key_column not in cells:
-        raise TilerError(f"{where}: the column {key_column} is empty; it must name the slide")
+        raise TableError(f"{where}: the column {key_column} is empty; it must name the slide")
     return Row(
         key=cells[key_column],
         id=cells.get("id"),
@@ -164,7 +164,7 @@ def _number(text: str | None, where: str) -> float | None:
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        raise TilerError(f"{where}: the mpp {text!r} is not a number of µm per pixel")
+        raise TableError(f"{where}: the mpp {text!r} is not a number of µm per pixel")
     return number
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tiler.errors import TilerError
-from tiler.slidetable import KEY_COLUMNS, Row, SlidesTable, load_table
+from manifests.errors import TableError
+from manifests.slidetable import KEY_COLUMNS, Row, SlidesTable, load_table
 
 
 def loaded(folder: Path, text: str | bytes) -> SlidesTable:
@@ -95,12 +95,12 @@ def test_an_index_column_without_a_name_is_no_column(tmp_path: Path) -> None:
 def test_a_table_that_cannot_be_meant_is_refused_with_its_line(
     tmp_path: Path, text: str | bytes, message: str
 ) -> None:
-    with pytest.raises(TilerError, match=message):
+    with pytest.raises(TableError, match=message):
         loaded(tmp_path, text)
 
 
 def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TilerError, match=r"the slides table none\.csv cannot be read"):
+    with pytest.raises(TableError, match=r"the slides table none\.csv cannot be read"):
         load_table(tmp_path / "none.csv")
 
 
@@ -165,7 +165,7 @@ def test_the_row_that_says_most_of_a_path_wins(keys: list[str], path: str, best:
 @pytest.mark.parametrize("keys", [("d/a.svs", "d\\a.svs"), ("a.svs", "./a.svs")])
 def test_two_rows_that_fit_a_slide_equally_well_are_refused(keys: tuple[str, str]) -> None:
     table = SlidesTable([Row(key) for key in keys])
-    with pytest.raises(TilerError, match=r"names a\.svs twice, as .* keep one row"):
+    with pytest.raises(TableError, match=r"names a\.svs twice, as .* keep one row"):
         table.find(Path("d/a.svs"))
 
 
