@@ -58,7 +58,7 @@ def slide_groups(entries: Iterable[StoreEntry]) -> Iterator[Group]:
     """Slides, by fingerprint, of which two organs, stains, patients or labels are said."""
     for members in _grouped(entries, _fingerprint).values():
         for fact in (*SLIDE_FACTS, _LABEL_COLUMN):
-            said = _said(members, lambda entry, fact=fact: slide_fact(entry, fact))
+            said = _said(members, fact)
             if len(said) > 1:
                 sentence = f"the slide of {_names(members)} has two values of {fact}: {_told(said)}"
                 yield Group(tuple(members), fact, _conflict("slide", members, sentence))
@@ -111,20 +111,18 @@ def _grouped(
     return {name: found[name] for name in sorted(found) if len(found[name]) > 1}
 
 
-def _said(
-    members: Iterable[StoreEntry], value_of: Callable[[StoreEntry], Value | None]
-) -> dict[Value, list[str]]:
+def _said(members: Iterable[StoreEntry], fact: str) -> dict[Value, list[str]]:
     found: dict[Value, list[str]] = defaultdict(list)
     for entry in members:
-        if (value := value_of(entry)) is not None:
+        if (value := slide_fact(entry, fact)) is not None:
             found[value].append(entry.id)
     return found
 
 
 def _told(said: Mapping[str, list[str]] | Mapping[Value, list[str]]) -> str:
     """`'lung' (a, b), 'colon' (c)`."""
-    shown = {short(value): ids for value, ids in said.items()}
-    return ", ".join(f"{value} ({', '.join(sorted(shown[value]))})" for value in sorted(shown))
+    shown = sorted((short(value), ", ".join(sorted(ids))) for value, ids in said.items())
+    return ", ".join(f"{value} ({ids})" for value, ids in shown)
 
 
 def _names(members: Iterable[StoreEntry]) -> str:

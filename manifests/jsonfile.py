@@ -90,7 +90,7 @@ def manifest_json(manifest: Manifest) -> Json:
         "format": FORMAT,
         "version": VERSION,
         "generator": {"name": "histotile", "version": __version__},
-        "stores": [_entry_json(entry) for entry in manifest.stores],
+        "stores": [entry_json(entry) for entry in manifest.stores],
     }
     if manifest.inputs:
         found["inputs"] = {k: dataclasses.asdict(item) for k, item in manifest.inputs.items()}
@@ -241,7 +241,8 @@ def _with_tuples(fields: dict[str, Any], *names: str) -> dict[str, Any]:
     return {**fields, **{name: tuple(value) for name, value in found.items()}}
 
 
-def _entry_json(entry: StoreEntry) -> Json:
+def entry_json(entry: StoreEntry) -> Json:
+    """An entry as it stands in the file."""
     found = _without_defaults(entry)
     if entry.slide is not None:
         found["slide"] = _without_defaults(entry.slide)

@@ -8,7 +8,6 @@ folder that all their stores lie below.
 from __future__ import annotations
 
 import os
-import posixpath
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -33,10 +32,9 @@ def rebase(manifest: Manifest, folder: Path) -> Manifest:
     old, new = manifest.root.resolve(), folder.resolve()
     if old == new:
         return replace(manifest, root=folder)
-    way = Path(os.path.relpath(old, new)).as_posix()
-    places = {e.id: _moved(e.path, way) for e in manifest.stores if _is_local(e)}
+    places = {e.id: _relative(old / e.path, new) for e in manifest.stores if e.path and _local(e)}
     if outside := sorted(name for name, place in places.items() if _leaves(place)):
-        tops = [old / entry.path for entry in manifest.stores if entry.path and _is_local(entry)]
+        tops = [new / place for place in places.values()]
         raise MisplacedManifest(
             f"{len(outside)} {'store lies' if len(outside) == 1 else 'stores lie'} outside of "
             f"{folder}, {outside[0]} for one; a manifest lies above its stores, so write this one "
@@ -49,12 +47,12 @@ def rebase(manifest: Manifest, folder: Path) -> Manifest:
     return replace(manifest, stores=entries, root=folder)
 
 
-def _is_local(entry: StoreEntry) -> bool:
+def _local(entry: StoreEntry) -> bool:
     return entry.path is not None and not entry.is_remote
 
 
-def _moved(path: str | None, way: str) -> str:
-    return posixpath.normpath(posixpath.join(way, path or ""))
+def _relative(place: Path, folder: Path) -> str:
+    return Path(os.path.relpath(place, folder)).as_posix()
 
 
 def _leaves(path: str) -> bool:
@@ -62,4 +60,5 @@ def _leaves(path: str) -> bool:
 
 
 def _nearest_folder(places: Iterable[Path]) -> str:
-    return os.path.commonpath([os.path.dirname(place) for place in places])  # noqa: PTH120
+    folders = [os.path.normpath(place.parent) for place in places]
+    return os.path.commonpath(folders)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import click
 
+from manifests.cli.combining import merge
 from manifests.cli.looking import show
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -19,5 +20,5 @@ def manifest() -> None:
     """Look into manifests, combine them, and choose from them."""
 
 
-for command in (show,):
+for command in (show, merge):
     manifest.add_command(command)

@@ -18,3 +18,9 @@ OUTPUT = click.option(
     help="The manifest to write. It must lie in a folder that all stores lie below.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+VOCABULARY = click.option(
+    "--vocabulary",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="TOML",
+    help="Your own organs, stains and synonyms, besides those of `histotile manifest vocabulary`.",
+)
