@@ -67,6 +67,11 @@ def main() -> None:
     help="Width of the embedding that the loss sees.",
 )
 @click.option("--max-steps", type=int, help="Stop after so many steps.  [default: all epochs]")
+@click.option(
+    "--split",
+    metavar="NAME",
+    help="Train on the tiles of this split.  [default: train if the manifest has splits, else all]",
+)
 @click.option("--seed", type=int, default=_DEFAULTS["seed"], help="Weights, order and views.")
 @click.option(
     "--device",
@@ -124,8 +129,9 @@ def _described(plan: Plan) -> str:
     mix, config = plan.mix, plan.config
     strata = ", ".join(f"{stratum.stain} {stratum.organ}" for stratum in mix.strata)
     resolutions = " and ".join(f"{mpp_x:.4g}" for mpp_x, _ in mix.mpps)
+    part = "" if mix.split is None else f" in the split {mix.split}"
     return (
-        f"{config.arch} on {config.device}: {mix.tiles} tiles of {len(mix.slides)} slides "
+        f"{config.arch} on {config.device}: {mix.tiles} tiles of {len(mix.slides)} slides{part} "
         f"({strata}) at {resolutions} µm/px, views of {plan.image_size} px, "
         f"batches of {plan.batch_size}, "
         f"{plan.steps} steps"

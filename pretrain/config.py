@@ -16,6 +16,9 @@ from pretrain.errors import ConfigError
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101")
 DEVICES = ("auto", "cpu", "cuda")
 
+ALL_SPLITS = "all"
+TRAIN_SPLIT = "train"
+
 BATCH_SIZE = {"cuda": 256, "cpu": 64}
 """Tiles a batch where none is asked for; 64 keeps a step on two cores near a second."""
 IMAGE_SIZE_PX = {"cuda": 224, "cpu": 112}
@@ -70,8 +73,8 @@ class ViewConfig:
 class TrainConfig:
     """Everything a run depends on besides its tiles.
 
-    `batch_size` and `image_size` may be left to the device and the data (None); the file
-    `config.json` of a run holds the numbers that were used.
+    `batch_size`, `image_size` and `split` may be left to the device and the data (None); the file
+    `config.json` of a run holds what was used.
     """
 
     arch: str = "resnet18"
@@ -90,6 +93,9 @@ class TrainConfig:
     """Width of the embedding that the loss sees; the encoder's own output is wider."""
     max_steps: int | None = None
     """Stop after so many steps, even within an epoch; the schedule ends there, too."""
+    split: str | None = None
+    """Train on the tiles of this split alone. By default `train` where the manifest has splits, so
+    that nobody pretrains on test slides unawares, else `all`."""
     seed: int = 0
     device: str = "auto"
     """`auto` takes a CUDA GPU if torch sees one."""

@@ -79,6 +79,8 @@ class Mix:
     strata: tuple[Stratum, ...]
     tile_size: int
     """Pixels of a tile's side, the same in all stores."""
+    split: str | None = None
+    """The split that all tiles are of; None if they are of any."""
 
     @property
     def tiles(self) -> int:
@@ -109,6 +111,7 @@ class Mix:
             for stratum in self.strata
         ]
         return {
+            "split": self.split,
             "tiles": self.tiles,
             "tile_size": self.tile_size,
             "mpp": [list(mpp) for mpp in self.mpps],
@@ -145,7 +148,7 @@ def resolve_mix(manifest: Manifest, split: str | None = None) -> Mix:
         seen = ", ".join(f"{size} px in {name}" for size, name in sorted(sizes.items()))
         raise ManifestError(f"tiles must all have one size, but there are {seen}")
     strata = (Stratum(stain, organ, tuple(s)) for (stain, organ), s in sorted(found.items()))
-    return Mix(tuple(strata), tile_size=next(iter(sizes)))
+    return Mix(tuple(strata), tile_size=next(iter(sizes)), split=split)
 
 
 def _sources(manifest: Manifest, entry: StoreEntry, split: str | None) -> tuple[Source, ...]:

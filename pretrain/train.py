@@ -22,11 +22,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from manifests import ManifestError, load_manifest
+from manifests import Manifest, ManifestError, load_manifest
+from manifests.conflicts import splits_of
 from manifests.files import Json, pretty_json, write_atomic
 from pretrain.augment import MEAN, STD, draw_views, make_views
 from pretrain.checkpoint import ENCODER_FILE, EncoderInfo, histotile_version, save_encoder
-from pretrain.config import BATCH_SIZE, IMAGE_SIZE_PX, TrainConfig
+from pretrain.config import ALL_SPLITS, BATCH_SIZE, IMAGE_SIZE_PX, TRAIN_SPLIT, TrainConfig
 from pretrain.errors import ConfigError, TrainingError
 from pretrain.loader import Batch, TileLoader, prefetch
 from pretrain.loss import nt_xent
@@ -102,13 +103,26 @@ def train(
         TrainingError: the loss became infinite or not a number.
     """
     loaded = load_manifest(manifest)
-    plan = _settle(config, resolve_mix(loaded), _sha256(Path(manifest)), Path(out))
+    config = replace(config, split=_split(config, loaded))
+    split = None if config.split == ALL_SPLITS else config.split
+    plan = _settle(config, resolve_mix(loaded, split), _sha256(Path(manifest)), Path(out))
     sampler = Sampler(plan.mix, plan.config.seed, distinct=plan.batch_size)
     loader = TileLoader(loaded, plan.mix, sampler, plan.batch_size)
     _begin_folder(plan)
     if observer is not None:
         observer.started(plan)
     return _run(plan, loader, observer)
+
+
+def _split(config: TrainConfig, manifest: Manifest) -> str:
+    """The split to train on; never by default one that is there to test with."""
+    names = {name for entry in manifest.stores for name in splits_of(entry)}
+    if config.split is None:
+        return TRAIN_SPLIT if names else ALL_SPLITS
+    if config.split != ALL_SPLITS and config.split not in names:
+        known = ", ".join(sorted(names)) or "none"
+        raise ConfigError(f"the manifest has no split {config.split!r}; it has {known}")
+    return config.split
 
 
 def _settle(config: TrainConfig, mix: Mix, manifest_sha256: str, out: Path) -> Plan:

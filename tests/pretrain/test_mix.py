@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from manifests import Manifest, ManifestError, StoreEntry
-from pretrain.mix import Source, resolve_mix
+from manifests.model import Selection
+from manifests.tileset import TileSet
+from pretrain.mix import Mix, Source, resolve_mix
 from tests.pretrain.make import make_slide, numbered_tiles
 
 
@@ -83,6 +85,45 @@ def test_tiles_that_could_not_be_read_have_no_number(tmp_path: Path) -> None:
     assert mix.to_json()["strata"][0]["slides"] == {"a": len(expected)}
 
 
+def chosen(tiles: dict[str, list[int]]) -> Selection:
+    """A selection of these tiles of each resolution."""
+    return Selection(({"where": "x"},), {g: TileSet.of(members) for g, members in tiles.items()})
+
+
+def drawn(mix: Mix) -> dict[str, list[tuple[str, int]]]:
+    """All that can be drawn of each slide."""
+    return {slide.id: [slide.locate(tile) for tile in range(slide.tiles)] for slide in mix.slides}
+
+
+def test_only_selected_tiles_are_drawn_and_never_unread_ones(tmp_path: Path) -> None:
+    slide = entry(tmp_path, "a", ("0.25", 8, 5), ("0.5", 8, 30), unread={"0.5": [4, 7]})
+    other = entry(tmp_path, "b", ("0.5", 8, 3))
+    slide = dataclasses.replace(slide, selection=chosen({"0.5": [3, 4, 29]}))
+    other = dataclasses.replace(other, selection=chosen({}))
+    mix = resolve_mix(Manifest((slide, other), tmp_path))
+    assert drawn(mix) == {"a": [("0.5", 3), ("0.5", 29)]}
+
+
+def test_a_split_is_drawn_from_alone_whole_stores_and_parts(tmp_path: Path) -> None:
+    parts = {"train": {"0.5": TileSet.of([0, 2, 3])}, "test": {"0.5": TileSet.of([1])}}
+    stores = (
+        dataclasses.replace(entry(tmp_path, "a", ("0.5", 8, 2)), split="train"),
+        dataclasses.replace(entry(tmp_path, "b", ("0.5", 8, 2)), split="test"),
+        dataclasses.replace(
+            entry(tmp_path, "c", ("0.5", 8, 4)), splits=parts, selection=chosen({"0.5": [1, 2, 3]})
+        ),
+        entry(tmp_path, "d", ("0.5", 8, 2)),
+    )
+    manifest = Manifest(stores, tmp_path)
+    train = resolve_mix(manifest, "train")
+    assert drawn(train) == {"a": [("0.5", 0), ("0.5", 1)], "c": [("0.5", 2), ("0.5", 3)]}
+    assert drawn(resolve_mix(manifest, "test"))["c"] == [("0.5", 1)]
+    assert resolve_mix(manifest).tiles == 9
+    assert train.to_json()["split"] == "train"
+    with pytest.raises(ManifestError, match="no tiles to train on in val"):
+        resolve_mix(manifest, "val")
+
+
 def test_a_store_whose_tiles_are_all_unread_counts_as_empty(tmp_path: Path) -> None:
     lost = entry(tmp_path, "lost", ("0.5", 8, 20), unread={"0.5": range(20)})
     half = entry(tmp_path, "half", ("0.25", 8, 3), ("0.5", 8, 2), unread={"0.25": range(3)})
@@ -118,6 +159,7 @@ def test_the_mix_file_gives_shares_and_counts(tmp_path: Path) -> None:
         entry(tmp_path, "b", ("0.5", 32, 5)),
     )
     assert resolve_mix(Manifest(stores, tmp_path)).to_json() == {
+        "split": None,
         "tiles": 9,
         "tile_size": 32,
         "mpp": [[0.5, 0.5]],

@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import pretrain.train as training  # noqa: E402
-from manifests import ManifestError, StoreError  # noqa: E402
+from manifests import ManifestError, StoreError, load_manifest, save_manifest  # noqa: E402
 from pretrain.checkpoint import load_encoder  # noqa: E402
 from pretrain.config import TrainConfig  # noqa: E402
 from pretrain.errors import ConfigError, TrainingError  # noqa: E402
@@ -64,6 +64,26 @@ def test_the_encoder_says_what_it_was_trained_on(manifest: Path, tmp_path: Path)
     assert strata == {(s, o): 8 for s in ("H&E", "Ki67") for o in ("colon", "lung")}
     with torch.no_grad():
         assert torch.isfinite(model(torch.zeros(1, 3, 32, 32))).all()
+
+
+def test_a_run_never_takes_test_slides_unless_told(manifest: Path, tmp_path: Path) -> None:
+    found = load_manifest(manifest)
+    stores = tuple(
+        replace(entry, split="test" if entry.stain == "Ki67" else "train") for entry in found.stores
+    )
+    save_manifest(replace(found, stores=stores), manifest)
+
+    def trained_on(name: str, split: str | None = None) -> tuple[int, str, set[str]]:
+        train(replace(TINY, max_steps=1, split=split), manifest, tmp_path / name)
+        mix = json.loads((tmp_path / name / "mix.json").read_text())
+        config = json.loads((tmp_path / name / "config.json").read_text())["train"]
+        return mix["tiles"], config["split"], {stratum["stain"] for stratum in mix["strata"]}
+
+    assert trained_on("default") == (16, "train", {"H&E"})
+    assert trained_on("test", "test") == (16, "test", {"Ki67"})
+    assert trained_on("all", "all") == (32, "all", {"H&E", "Ki67"})
+    with pytest.raises(ConfigError, match="no split 'val'; it has test, train"):
+        train(replace(TINY, split="val"), manifest, tmp_path / "val")
 
 
 def test_the_same_seed_gives_the_same_encoder_bit_for_bit(manifest: Path, tmp_path: Path) -> None:
