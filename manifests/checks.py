@@ -21,6 +21,8 @@ MAX_COUNT = 2**53
 MAX_NUMBER = 1e9
 MAX_NAME = 200
 MAX_PATH = 4096
+MAX_MESSAGE = 1200
+"""Characters of the longest sentence about a value of a file."""
 _MAX_DEPTH = 32
 
 URL_SCHEMES = ("https", "s3", "gs", "az", "abfs")
@@ -175,6 +177,14 @@ def short(value: object) -> str:
     if isinstance(value, int) and not -(10**99) < value < 10**99:
         return "an integer of more than 99 digits"
     return _shortener.repr(value)
+
+
+def on_one_line(text: str, most: int = MAX_MESSAGE) -> str:
+    """The text with what does not print written out, and cut to `most` characters."""
+    shown = text[: most + 1]
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 _shortener = reprlib.Repr()

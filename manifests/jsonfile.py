@@ -1,23 +1,24 @@
 """Loading and saving manifests: versioned, validated against the JSON schema, atomic, byte-stable.
 
-A manifest is hostile until checked. Every refusal is one `ManifestError` that names the file and
-the place in it. Saving the same manifest twice gives the same bytes.
+A manifest is hostile until checked. Every refusal is one `ManifestError`, one line that names the
+file and the place in it (`$.stores[3].path`). Saving the same manifest twice gives the same bytes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
-from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from manifests import __version__
-from manifests.checks import check_text, short
+from manifests.checks import check_text, on_one_line, short
 from manifests.errors import ManifestError
 from manifests.files import Json, pretty_json, write_atomic
+from manifests.jsontext import parse_json
 from manifests.model import (
     Manifest,
     ManifestInput,
@@ -33,7 +34,11 @@ FORMAT = "histotile-manifest"
 VERSION = 2
 READABLE_VERSIONS = (1, 2)
 """Version 2 added keys to version 1 and changed none, so both are read alike."""
+MAX_BYTES = 2**30
+"""Length of the longest file that is read; 30,000 stores are some 60 MB."""
 _SCHEMA_FILE = "manifest-v2.schema.json"
+_PIECE_BYTES = 2**26
+_MOST_VIOLATIONS = 100
 
 
 def load_manifest(path: str | Path) -> Manifest:
@@ -46,13 +51,24 @@ def load_manifest(path: str | Path) -> Manifest:
     file = Path(path)
     try:
         file = file / "manifest.json" if file.is_dir() else file
-        text = file.read_bytes().decode()
+        text = _read(file).decode()
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{file} cannot be read (it is not UTF-8)") from error
+        _refuse(file, f"$: it is not UTF-8, first at byte {error.start}", error)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ManifestError(f"{file} cannot be read ({reason})") from error
+        raise ManifestError(f"{_name_of(file)} cannot be read ({reason})") from error
     return parse_manifest(text, file)
+
+
+def _read(file: Path) -> bytes:
+    pieces: list[bytes] = []
+    with file.open("rb") as opened:
+        while piece := opened.read(_PIECE_BYTES):
+            pieces.append(piece)
+            # Counted, not asked for: a pipe or a device does not say how long it is.
+            if sum(map(len, pieces)) > MAX_BYTES:
+                _refuse(file, f"$: it is longer than {MAX_BYTES:,} bytes")
+    return b"".join(pieces)
 
 
 def parse_manifest(text: str, file: Path) -> Manifest:
@@ -62,16 +78,19 @@ def parse_manifest(text: str, file: Path) -> Manifest:
         ManifestError: as `load_manifest`.
     """
     try:
-        data = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{file} is not valid JSON ({error})") from error
-    _check_version(data, file)
-    try:
+        data = parse_json(text)
+        _check_version(data)
         return _manifest(data, file.parent)
     except ManifestError as error:
-        # The dataclasses are stricter than the schema and ten times as fast; the schema is asked
-        # only where it can name the place in the file.
-        raise ManifestError(f"{file}: {schema_violation(data) or error}") from error
+        _refuse(file, str(error), error)
+
+
+def _refuse(file: Path, what: str, cause: Exception | None = None) -> NoReturn:
+    raise ManifestError(f"{_name_of(file)}: {on_one_line(what)}") from cause
+
+
+def _name_of(file: Path) -> str:
+    return on_one_line(str(file), 500)
 
 
 def save_manifest(manifest: Manifest, path: str | Path) -> None:
@@ -109,58 +128,98 @@ def manifest_schema() -> Json:
 
 def schema_violation(data: Json) -> str | None:
     """What the JSON schema has to say against a parsed manifest: `$.place: message`, or None."""
+    found = _violation(data, manifest_schema())
+    return found and f"{found[0]}: {found[1]}"
+
+
+def _violation(data: Json, schema: Json, better: str | None = None) -> tuple[str, str] | None:
+    """Where a value breaks a schema, and how; `better` says it where the schema has a pattern."""
     import jsonschema
 
-    validator = jsonschema.Draft202012Validator(manifest_schema())
+    violations = jsonschema.Draft202012Validator(schema).iter_errors(data)
     try:
-        error = jsonschema.exceptions.best_match(validator.iter_errors(data))
+        error = jsonschema.exceptions.best_match(itertools.islice(violations, _MOST_VIOLATIONS))
     except RecursionError:
-        return "$: nested too deeply"
+        return "$", "nested too deeply"
     if error is None:
         return None
-    message = error.message if len(error.message) < 300 else error.message[:300] + "…"
-    return f"{error.json_path}: {message}"
+    words = better if better and error.validator == "pattern" else error.message
+    return on_one_line(error.json_path, 300), words if len(words) < 300 else words[:300] + "…"
 
 
-def _check_version(data: Json, path: Path) -> None:
+def _check_version(data: Json) -> None:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ManifestError(f'{path} is not a histotile manifest: it lacks "format": "{FORMAT}"')
+        raise ManifestError(
+            f'$.format: this is not a histotile manifest: it lacks "format": "{FORMAT}"'
+        )
     version = data.get("version")
     if version not in READABLE_VERSIONS or not isinstance(version, int) or version is True:
         raise ManifestError(
-            f"{path} has manifest version {short(version)}; "
+            f"$.version: manifest version {short(version)}; "
             f"this version of histotile reads {' and '.join(map(str, READABLE_VERSIONS))}"
         )
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {short(twice)} stands twice in one object")
-    return found
-
-
 def _manifest(data: Json, root: Path) -> Manifest:
     known = {"format", "version", "generator", "stores", "inputs", "splits"}
-    fields = _known(_without_own_keys(data, "the manifest"), known, {"stores"}, "the manifest")
+    stores = data.get("stores", [])
+    try:
+        fields = _known(_without_own_keys(data, "the manifest"), known, {"stores"}, "the manifest")
+        found = _list(fields.pop("stores"), "stores")
+        rest = _rest(fields)
+    except ManifestError as error:
+        # Without the entries: the schema takes a minute for 30,000 of them.
+        head = {**data, "stores": []} if isinstance(stores, list) and "stores" in data else data
+        raise ManifestError(_placed(head, manifest_schema(), error)) from error
+    entries = tuple(_entry_at(number, entry) for number, entry in enumerate(found))
+    try:
+        return Manifest(stores=entries, root=root, extra=_own_keys(data), **rest)
+    except ManifestError as error:
+        raise ManifestError(f"{_place_in_set(entries, rest['inputs'].keys())}: {error}") from error
+
+
+def _rest(fields: Mapping[str, Json]) -> dict[str, Any]:
+    """What a manifest says besides its entries."""
     if "generator" in fields:
         names = {"name", "version"}
         for key, value in _known(fields["generator"], names, names, "generator").items():
             check_text(value, f"generator.{key}")
-    entries = tuple(_entry(entry) for entry in _list(fields["stores"], "stores"))
     inputs = _object(fields.get("inputs", {}), "inputs")
-    return Manifest(
-        stores=entries,
-        root=root,
-        inputs={k: ManifestInput(**_fields(v, ManifestInput, "inputs")) for k, v in inputs.items()},
-        splits=tuple(_list(fields.get("splits", []), "splits")),
-        extra=_own_keys(data),
-    )
+    return {
+        "inputs": {
+            key: ManifestInput(**_fields(value, ManifestInput, "inputs"))
+            for key, value in inputs.items()
+        },
+        "splits": tuple(_list(fields.get("splits", []), "splits")),
+    }
+
+
+def _entry_at(number: int, data: Json) -> StoreEntry:
+    try:
+        return _entry(data)
+    except ManifestError as error:
+        schema = {"$ref": "#/$defs/store", "$defs": manifest_schema()["$defs"]}
+        where = f"$.stores[{number}]"
+        raise ManifestError(where + _placed(data, schema, error).removeprefix("$")) from error
+
+
+def _placed(data: Json, schema: Json, error: ManifestError) -> str:
+    """What was refused, with its place: the dataclasses are stricter than the schema and ten times
+    as fast, but only the schema can name the place."""
+    where, what = _violation(data, schema, str(error)) or ("$", str(error))
+    return f"{where}: {what}"
+
+
+def _place_in_set(entries: Sequence[StoreEntry], inputs: Set[str]) -> str:
+    """Where the entries contradict each other, though each is fine in itself."""
+    ids: set[str] = set()
+    for number, entry in enumerate(entries):
+        if entry.id in ids:
+            return f"$.stores[{number}].id"
+        if not inputs >= set(entry.inputs):
+            return f"$.stores[{number}].inputs"
+        ids.add(entry.id)
+    return "$"
 
 
 def _entry(data: Json) -> StoreEntry:

@@ -254,7 +254,7 @@ def test_every_value_of_a_wrong_type_is_a_manifest_error_or_valid_by_the_schema(
         (("stores", 1, "resolutions", 1, "mpp", 0), 0, "$.stores[1].resolutions[1].mpp[0]: 0"),
         (("stores", 1, "slide", "width"), "wide", "$.stores[1].slide.width: 'wide'"),
         (("stores",), {}, "$.stores: {}"),
-        (("stores", 0, "uuid"), "no", "$.stores[0].uuid: 'no'"),
+        (("stores", 0, "uuid"), "no", "$.stores[0].uuid: slide-0: 'no' is not a UUID"),
     ],
 )
 def test_refusals_name_the_file_and_the_place(
