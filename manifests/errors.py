@@ -29,6 +29,12 @@ class ManifestError(HistotileError):
     exit_code = EXIT_BAD_DATA
 
 
+class FileChanged(HistotileError):
+    """A file was changed by someone else while a command worked on what it had read from it."""
+
+    exit_code = EXIT_TRY_LATER
+
+
 class StoreError(HistotileError):
     """A tile store is missing, uncommitted, or fails its checks."""
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic writing, checksums, canonical JSON.
+"""Files that are either whole or not there: atomic writing, checksums, links, canonical JSON.
 
 Every file that histotile writes goes through `atomic_file`: a temporary file in the same folder,
 fsync, rename, fsync of the folder. Temporary names start with a dot and end in `.tmp`, so that
@@ -8,15 +8,19 @@ fsync, rename, fsync of the folder. Temporary names start with a dot and end in 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import google_crc32c
+
+from manifests.errors import FileChanged
 
 Json = Any
 """A parsed JSON value; checked where it is read, so `Any` stops at the loaders."""
@@ -59,6 +63,50 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
         file.write(data)
 
 
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes; the empty string if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+@contextlib.contextmanager
+def unchanged(path: Path, digest: str) -> Iterator[None]:
+    """Hold a file that is about to be replaced, and be sure that it is the one that was read.
+
+    The lock lies on the file itself: whoever comes later finds that another file has its name.
+
+    Args:
+        digest: of `file_digest`, when the work began.
+
+    Raises:
+        FileChanged: the file has another content now, or another process is replacing it.
+    """
+    changed = FileChanged(
+        f"{path} was changed by someone else in the meantime and is left as it is: run this again"
+    )
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        if digest:
+            raise changed from error
+        yield
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise changed from error
+        except OSError:
+            pass  # a file system without locks: only the check is left
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise changed
+        yield
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -74,6 +122,28 @@ def remove_temporaries(folder: Path) -> int:
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def stays_inside(root: Path, relative: str) -> bool:
+    """Whether a path below `root` stays there when symbolic links are followed; opens nothing.
+
+    Args:
+        relative: POSIX, without `..`; it need not exist.
+
+    Raises:
+        OSError: a part cannot be looked up.
+        RuntimeError: a ring of symbolic links (up to Python 3.12).
+    """
+    here = os.fspath(root)
+    for part in relative.split("/"):
+        here = f"{here}/{part}"
+        try:
+            mode = os.lstat(here).st_mode
+        except FileNotFoundError:
+            return True
+        if stat.S_ISLNK(mode):
+            return (root / relative).resolve().is_relative_to(root.resolve())
+    return True
 
 
 def crc32c(data: bytes | memoryview) -> int:

@@ -6,6 +6,7 @@ file and the place in it (`$.stores[3].path`). Saving the same manifest twice gi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 from manifests import __version__
 from manifests.checks import check_text, on_one_line, short
 from manifests.errors import ManifestError
-from manifests.files import Json, pretty_json, write_atomic
+from manifests.files import Json, pretty_json, unchanged, write_atomic
 from manifests.jsontext import parse_json
 from manifests.model import (
     Manifest,
@@ -93,13 +94,21 @@ def _name_of(file: Path) -> str:
     return on_one_line(str(file), 500)
 
 
-def save_manifest(manifest: Manifest, path: str | Path) -> None:
+def save_manifest(manifest: Manifest, path: str | Path, *, replacing: str | None = None) -> None:
     """Write a manifest atomically; the folder must exist.
 
+    Args:
+        replacing: what `file_digest(path)` was before the inputs were read. Whoever reads a
+            manifest, changes it and writes it back gives it, so that nobody's changes are lost.
+
     Raises:
+        FileChanged: the file is no longer the one of `replacing`.
         OSError: the disk is full, read-only, ...; a file that was there is then untouched.
     """
-    write_atomic(Path(path), pretty_json(manifest_json(manifest)))
+    data = pretty_json(manifest_json(manifest))
+    file = Path(path)
+    with contextlib.nullcontext() if replacing is None else unchanged(file, replacing):
+        write_atomic(file, data)
 
 
 def manifest_json(manifest: Manifest) -> Json:

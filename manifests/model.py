@@ -32,7 +32,7 @@ from manifests.checks import (
     short,
 )
 from manifests.errors import ManifestError
-from manifests.files import Json
+from manifests.files import Json, stays_inside
 from manifests.tileset import TileSet
 
 Status = Literal["done", "empty", "failed"]
@@ -348,11 +348,16 @@ class Manifest:
             )
         path = self.root / entry.path
         try:
-            inside = path.resolve().is_relative_to(self.root.resolve())
+            inside = stays_inside(self.root, entry.path)
         except (OSError, RuntimeError) as error:  # RuntimeError: a ring of symbolic links
-            raise ManifestError(f"{entry.id}: {entry.path} cannot be followed ({error})") from error
+            reason = error.strerror if isinstance(error, OSError) else "a ring of symbolic links"
+            raise ManifestError(
+                f"{entry.id}: {short(entry.path)} cannot be followed ({reason})"
+            ) from error
         if not inside:
-            raise ManifestError(f"{entry.id}: {entry.path} leads out of the manifest's folder")
+            raise ManifestError(
+                f"{entry.id}: {short(entry.path)} leads out of the manifest's folder"
+            )
         return path
 
     def committed(self) -> tuple[StoreEntry, ...]:

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from manifests import layout
 from manifests.codec import Rgb
+from manifests.commit import is_committed, is_complete, own_file, read_commit
 from manifests.errors import StoreError
-from manifests.files import Json, pretty_json, sha256
+from manifests.files import Json, sha256
 from manifests.layout import Column, TilesLayout
 from manifests.model import Manifest, StoreEntry
 from manifests.shard import Shard, shard_label
@@ -53,7 +54,7 @@ class TileStore:
         """
         self.path = Path(path)
         self._members = members
-        commit = _read_commit(self.path)
+        commit = read_commit(self.path)
         self.commit_sha256: str = commit["sha256"]
         """What the manifest calls `commit`: it stands for the bytes of every file."""
         self._files: dict[str, list[Any]] = commit["files"]
@@ -88,17 +89,31 @@ class TileStore:
         """The bytes of one file of the store, checked against the commit record."""
         committed = self.committed_file(name)
         try:
-            data = (self.path / name).read_bytes()
+            path, size = own_file(self.path, name)
+            # Of another length it is not read at all: it may be of any.
+            data = path.read_bytes() if size == committed[0] else b""
         except OSError as error:
             raise StoreError(f"{self.path / name} cannot be read ({error.strerror})") from error
         if (len(data), sha256(data)) != committed:
-            raise StoreError(f"{self.path / name} was changed after the store was committed")
+            raise StoreError(f"{path} was changed after the store was committed")
         return data
 
     def read_attributes(self, name: str) -> dict[str, Json]:
         """The attributes of a group, given the name of its `zarr.json`."""
-        found = json.loads(self.read_file(name)).get("attributes", {})
-        return dict(found)
+        found = self.read_json(name).get("attributes", {})
+        if not isinstance(found, dict):
+            raise StoreError(f"{self.path / name} has attributes that are no object")
+        return found
+
+    def read_json(self, name: str) -> dict[str, Json]:
+        """The object in a JSON file of the store, checked against the commit record."""
+        try:
+            found = json.loads(self.read_file(name))
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"{self.path / name} is not JSON ({error})") from error
+        if not isinstance(found, dict):
+            raise StoreError(f"{self.path / name} is not a JSON object")
+        return found
 
     def committed_file(self, name: str) -> tuple[int, str]:
         """Bytes and sha256 that the commit record says a file has."""
@@ -123,7 +138,7 @@ class TileStore:
 
     def picture(self, name: str) -> npt.NDArray[np.generic]:
         """`thumbnail`, uint8 (h, w, 3), or `tissue_mask`, bool (h, w), over the whole slide."""
-        metadata = json.loads(self.read_file(f"{name}/zarr.json"))
+        metadata = self.read_json(f"{name}/zarr.json")
         chunk = f"{name}/c" + ".0" * len(metadata["shape"])
         return layout.decode_picture(self.read_file(chunk), metadata, name)
 
@@ -131,7 +146,7 @@ class TileStore:
         """Packed stores: the pictures behind the tiles (`name`, and what is known of each)."""
         if not self.has_file(layout.SOURCES_FILE):
             return []
-        found: list[dict[str, Json]] = json.loads(self.read_file(layout.SOURCES_FILE))["sources"]
+        found: list[dict[str, Json]] = self.read_json(layout.SOURCES_FILE)["sources"]
         return found
 
 
@@ -143,9 +158,7 @@ class TileGroup:
         self.name = name
         self.attributes = store.read_attributes(f"{name}/zarr.json")
         """`mpp` (true, [x, y]), `mpp_requested`, `level`, `scale`, `stride`, ..."""
-        self.layout = TilesLayout.from_zarr_json(
-            json.loads(store.read_file(f"{name}/tiles/zarr.json"))
-        )
+        self.layout = TilesLayout.from_zarr_json(store.read_json(f"{name}/tiles/zarr.json"))
         self.columns: tuple[str, ...] = store.columns_of(name)
         """Names of the columns, sorted."""
         self._columns: dict[str, Column] = {}
@@ -219,7 +232,7 @@ class TileGroup:
                 f"{self.store.path} has no column {name!r}; it has {', '.join(self.columns)}"
             )
         where = f"{self.name}/{name}"
-        metadata = json.loads(self.store.read_file(f"{where}/zarr.json"))
+        metadata = self.store.read_json(f"{where}/zarr.json")
         if metadata["shape"] == [0]:
             return np.empty(0, dtype=metadata["data_type"])
         return layout.decode_column(self.store.read_file(f"{where}/c.0"), metadata, where)
@@ -227,12 +240,25 @@ class TileGroup:
     def _shard(self, shard: int) -> Shard:
         name = f"{self.name}/{TilesLayout.shard_file(shard)}"
         size, digest = self.store.committed_file(name)
-        path = self.store.path / name
         owner = (self.store.attributes["uuid"], self.name, shard)
-        opened = _open_shard(path, digest, self.layout.shard_tiles, owner)
+        opened = _open_shard(self.store.path, name, digest, self.layout.shard_tiles, owner)
         if opened.size != size:
+            path = self.store.path / name
             raise StoreError(f"{path} has {opened.size} bytes, but {size} were committed")
         return opened
+
+
+def open_shard(store: Path, name: str, slots: int, label: bytes) -> Shard:
+    """Open a file of a store as a shard.
+
+    Raises:
+        StoreError: as `Shard`; or a symbolic link leads out of the store.
+    """
+    try:
+        path, _ = own_file(store, name)
+    except OSError as error:
+        raise StoreError(f"shard {store / name} cannot be opened ({error.strerror})") from error
+    return Shard(path, slots, label)
 
 
 class _ShardCache:
@@ -241,15 +267,17 @@ class _ShardCache:
     def __init__(self) -> None:
         self.process = os.getpid()
         self.lock = Lock()
-        self.shards: OrderedDict[tuple[Path, str], Shard] = OrderedDict()
+        self.shards: OrderedDict[tuple[Path, str, str], Shard] = OrderedDict()
 
-    def open(self, path: Path, digest: str, slots: int, owner: tuple[str, str, int]) -> Shard:
+    def open(
+        self, store: Path, name: str, digest: str, slots: int, owner: tuple[str, str, int]
+    ) -> Shard:
         # The digest is part of the key: a store that was written anew has other shards.
-        key = (path, digest)
+        key = (store, name, digest)
         with self.lock:
             shard = self.shards.get(key)
             if shard is None:
-                shard = self.shards[key] = Shard(path, slots, shard_label(*owner))
+                shard = self.shards[key] = open_shard(store, name, slots, shard_label(*owner))
             self.shards.move_to_end(key)
             while len(self.shards) > _MAX_OPEN_SHARDS:
                 # Dropped, not closed: another thread may be reading it; its last user closes it.
@@ -260,12 +288,14 @@ class _ShardCache:
 _cache = _ShardCache()
 
 
-def _open_shard(path: Path, digest: str, slots: int, owner: tuple[str, str, int]) -> Shard:
+def _open_shard(
+    store: Path, name: str, digest: str, slots: int, owner: tuple[str, str, int]
+) -> Shard:
     global _cache
     if _cache.process != os.getpid():
         # A lock that another thread held during the fork would never be released here.
         _cache = _ShardCache()
-    return _cache.open(path, digest, slots, owner)
+    return _cache.open(store, name, digest, slots, owner)
 
 
 def open_store(manifest: Manifest, entry: StoreEntry, split: str | None = None) -> TileStore:
@@ -292,55 +322,6 @@ def open_store(manifest: Manifest, entry: StoreEntry, split: str | None = None) 
                 f"but the manifest says {resolution.tiles} of {resolution.tile_size} px"
             )
     return store
-
-
-def is_committed(path: Path) -> bool:
-    """Whether a store is there and whole, as far as its commit record tells."""
-    try:
-        _read_commit(path)
-    except StoreError:
-        return False
-    return True
-
-
-def is_complete(path: Path) -> bool:
-    """Whether a store is committed and all its files are there, each as long as committed.
-
-    What is in the files is checked when it is read.
-    """
-    try:
-        files = _read_commit(path)["files"]
-        return all((path / name).stat().st_size == size for name, (size, _) in files.items())
-    except (StoreError, OSError):
-        return False
-
-
-def _read_commit(path: Path) -> dict[str, Any]:
-    file = path / layout.COMMIT_FILE
-    try:
-        if not path.is_dir():
-            raise StoreError(f"there is no store at {path}")
-        if not file.is_file():
-            raise StoreError(f"{path} is not committed: its run was interrupted; run it again")
-        commit = json.loads(file.read_bytes())
-        body = {key: value for key, value in commit.items() if key != "sha256"}
-        digest = sha256(pretty_json(body))
-    except OSError as error:
-        raise StoreError(f"{file} cannot be read ({error.strerror})") from error
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise StoreError(f"{file} is not a JSON object ({error})") from error
-    if commit.get("format") != layout.COMMIT_FORMAT:
-        raise StoreError(f"{file} is not a commit record of a histotile store")
-    if commit.get("version") != layout.FORMAT_VERSION:
-        raise StoreError(
-            f"{path} has store format {commit.get('version')!r}; "
-            f"this version of histotile reads {layout.FORMAT_VERSION}"
-        )
-    if commit.get("sha256") != digest:
-        raise StoreError(f"{file} fails its own checksum")
-    if not {"uuid", "groups", "files", "totals"} <= commit.keys():
-        raise StoreError(f"{file} lacks one of uuid, groups, files and totals")
-    return dict(commit)
 
 
 __all__ = [
