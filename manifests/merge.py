@@ -7,6 +7,7 @@ is a `Conflict`: two contents of one store, two organs of one slide, one patient
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from manifests.conflicts import (
 from manifests.files import Json, canonical_json, sha256
 from manifests.jsonfile import entry_json, manifest_json
 from manifests.model import CURATED_FIELDS, Manifest, ManifestInput, StoreEntry
-from manifests.placing import rebase
+from manifests.placing import paths_from
 from manifests.vocabulary import Vocabulary
 
 OnConflict = Literal["fail", "first", "drop"]
@@ -92,12 +93,17 @@ def merge(
     conflicts: list[Conflict] = []
     found: dict[str, list[Ranked]] = defaultdict(list)
     sources: dict[str, ManifestInput] = {}
+    terms = Terms(vocabulary)
     for rank, (name, manifest) in enumerate(inputs):
         own = _own_input(name, manifest)
         for key, source in (own | dict(manifest.inputs)).items():
             sources[key] = min(source, sources.get(key, source))
-        for entry in rebase(manifest, folder).stores:
-            prepared = _prepared(entry, tuple(own), vocabulary, prefix_ids)
+        paths = paths_from(manifest, folder)
+        for entry in manifest.stores:
+            changes = _changes(entry, tuple(own), terms, prefix_ids)
+            if entry.id in paths:
+                changes["path"] = paths[entry.id]
+            prepared = replace(entry, **changes) if changes else entry
             found[prepared.id].append(Ranked(rank, prepared))
     joined = [_joined(ranked, on_conflict, conflicts) for ranked in found.values()]
     kept = [ranked for ranked in joined if ranked is not None]
@@ -145,11 +151,17 @@ def specs(entries: Iterable[StoreEntry]) -> dict[tuple[str, int, str], tuple[int
     return {spec: (stores[spec], tiles[spec]) for spec in sorted(stores)}
 
 
-def canonical_terms(entry: StoreEntry, vocabulary: Vocabulary) -> dict[str, str]:
-    """Organ and stain of an entry by their canonical names, where that changes them."""
-    said = {"organ": entry.organ, "stain": entry.stain}
-    named = {f: vocabulary.canonical(f, text) for f, text in said.items() if text is not None}
-    return {field: name for field, name in named.items() if name != said[field]}
+class Terms:
+    """Organs and stains by their canonical names; each text is looked up once."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._canonical = functools.cache(vocabulary.canonical)
+
+    def changes(self, entry: StoreEntry) -> dict[str, Any]:
+        """Canonical organ and stain of an entry, where they are not what it says."""
+        said = {"organ": entry.organ, "stain": entry.stain}
+        named = {f: self._canonical(f, text) for f, text in said.items() if text is not None}
+        return {field: name for field, name in named.items() if name != said[field]}
 
 
 def unknown_terms(
@@ -171,15 +183,15 @@ def _own_input(name: str, manifest: Manifest) -> dict[str, ManifestInput]:
     return {content_digest(manifest): ManifestInput(name, len(manifest.stores))}
 
 
-def _prepared(
-    entry: StoreEntry, own: tuple[str, ...], vocabulary: Vocabulary, prefix_ids: bool
-) -> StoreEntry:
-    changes: dict[str, Any] = canonical_terms(entry, vocabulary)
+def _changes(
+    entry: StoreEntry, own: tuple[str, ...], terms: Terms, prefix_ids: bool
+) -> dict[str, Any]:
+    changes = terms.changes(entry)
     if not entry.inputs:
         changes["inputs"] = own
     if prefix_ids and entry.dataset and not entry.id.startswith(_prefix(entry.dataset)):
         changes["id"] = f"{_prefix(entry.dataset)}{entry.id}"
-    return replace(entry, **changes) if changes else entry
+    return changes
 
 
 def _prefix(dataset: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from manifests.errors import EXIT_USAGE, ManifestError
-from manifests.model import Manifest, StoreEntry
+from manifests.model import Manifest
 
 
 class MisplacedManifest(ManifestError):
@@ -29,30 +29,35 @@ def rebase(manifest: Manifest, folder: Path) -> Manifest:
         MisplacedManifest: a store lies outside of `folder`; the message names the nearest folder
             that would do.
     """
-    old, new = manifest.root.resolve(), folder.resolve()
-    if old == new:
-        return replace(manifest, root=folder)
-    places = {e.id: _relative(old / e.path, new) for e in manifest.stores if e.path and _local(e)}
-    if outside := sorted(name for name, place in places.items() if _leaves(place)):
-        tops = [new / place for place in places.values()]
-        raise MisplacedManifest(
-            f"{len(outside)} {'store lies' if len(outside) == 1 else 'stores lie'} outside of "
-            f"{folder}, {outside[0]} for one; a manifest lies above its stores, so write this one "
-            f"to {_nearest_folder([*tops, new / '_'])}"
-        )
+    paths = paths_from(manifest, folder)
     entries = tuple(
-        replace(entry, path=places[entry.id]) if entry.id in places else entry
+        replace(entry, path=paths[entry.id]) if entry.id in paths else entry
         for entry in manifest.stores
     )
     return replace(manifest, stores=entries, root=folder)
 
 
-def _local(entry: StoreEntry) -> bool:
-    return entry.path is not None and not entry.is_remote
+def paths_from(manifest: Manifest, folder: Path) -> dict[str, str]:
+    """Paths relative to `folder`, by id, of the entries whose paths change.
 
-
-def _relative(place: Path, folder: Path) -> str:
-    return Path(os.path.relpath(place, folder)).as_posix()
+    Raises:
+        MisplacedManifest: as `rebase`.
+    """
+    old, new = manifest.root.resolve(), folder.resolve()
+    if old == new:
+        return {}
+    local = [entry for entry in manifest.stores if entry.path is not None and not entry.is_remote]
+    if new in old.parents:
+        below = old.relative_to(new).as_posix()
+        return {entry.id: f"{below}/{entry.path}" for entry in local}
+    paths = {e.id: Path(os.path.relpath(old / str(e.path), new)).as_posix() for e in local}
+    if outside := sorted(name for name, path in paths.items() if _leaves(path)):
+        raise MisplacedManifest(
+            f"{len(outside)} {'store lies' if len(outside) == 1 else 'stores lie'} outside of "
+            f"{folder}, {outside[0]} for one; a manifest lies above its stores, so write this one "
+            f"to {_nearest_folder([*(new / path for path in paths.values()), new / '_'])}"
+        )
+    return paths
 
 
 def _leaves(path: str) -> bool:
