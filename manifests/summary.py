@@ -1,7 +1,7 @@
-"""What a manifest holds, at a glance: one row per entry, and totals.
+"""What a manifest holds, one row per entry, and totals: for people, JSON and CSV.
 
-Resolutions are true µm per pixel, sizes bytes (MB are 10^6 bytes), counts tiles of all resolutions
-of an entry together.
+Resolutions are true µm per pixel, sizes bytes of the stores on disk (MB are 10^6 bytes), counts
+tiles of all resolutions of an entry together. No store is read.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from manifests.console import printable
 from manifests.files import Json
-from manifests.model import STATUSES, Manifest, Resolution, Status, StoreEntry
+from manifests.listing import Column, Listing, csv_text, rich_table
+from manifests.model import CURATED_FIELDS, STATUSES, Manifest, Resolution, Status, StoreEntry
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +30,7 @@ class Summary:
     counts: Mapping[Status, int]
     """Entries of each status; every status is named."""
     tiles: int
-    """Tiles of all entries."""
+    """Tiles of all entries, where there is a selection the selected ones."""
     bytes: int
     """Bytes on disk of all entries."""
 
@@ -59,38 +59,68 @@ def summary_json(summary: Summary) -> Json:
     }
 
 
+def summary_csv(summary: Summary) -> str:
+    """The summary for spreadsheets: always the same columns, a line per entry, no totals."""
+    header = (
+        *("id", "status", *CURATED_FIELDS, "split", "mpp", "tiles", "tiles_before_selection"),
+        *("bytes", "reason", "warnings"),
+    )
+    return csv_text(header, (_csv_row(entry) for entry in summary.entries))
+
+
 def summary_table(summary: Summary) -> Table:
     """The summary for people, as a table with a line of totals; ids are never cut."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+    return rich_table(summary_listing(summary))
 
+
+def summary_listing(summary: Summary) -> Listing:
+    """The summary for people: patients and splits stand there where an entry has one."""
     counts = ", ".join(f"{count:,} {status}" for status, count in summary.counts.items() if count)
-    table = Table(box=box.SIMPLE, show_footer=True, pad_edge=False)
-    table.add_column("id", f"{len(summary.entries):,} in all", overflow="fold")
-    table.add_column("status", counts, overflow="fold")
-    for name in ("organ", "stain", "dataset"):
-        table.add_column(name, overflow="fold")
-    table.add_column("µm/px", justify="right", no_wrap=True)
-    table.add_column("tiles", f"{summary.tiles:,}", justify="right", no_wrap=True)
-    table.add_column("MB", _megabytes(summary.bytes), justify="right", no_wrap=True)
-    table.add_column("reason, warnings", overflow="fold")
-    for entry in summary.entries:
-        table.add_row(*(Text(printable(cell).replace("\n", " ")) for cell in _cells(entry)))
-    return table
+    patients = any(entry.patient for entry in summary.entries)
+    splits = any(entry.split or entry.splits for entry in summary.entries)
+    columns = (
+        Column("id", f"{len(summary.entries):,} in all"),
+        Column("status", counts),
+        *map(Column, ("organ", "stain", "dataset")),
+        *((Column("patient"),) if patients else ()),
+        *((Column("split"),) if splits else ()),
+        Column("µm/px", number=True),
+        Column("tiles", f"{summary.tiles:,}", number=True),
+        Column("MB", _megabytes(summary.bytes), number=True),
+        Column("reason, warnings"),
+    )
+    return Listing(columns, [_cells(entry, patients, splits) for entry in summary.entries])
 
 
-def _cells(entry: StoreEntry) -> tuple[str, ...]:
+def _cells(entry: StoreEntry, patients: bool, splits: bool) -> tuple[str, ...]:
+    cut, meant = tiles_cut(entry), entry.tiles
     return (
         entry.id,
         entry.status,
         entry.organ or "",
         entry.stain or "",
         entry.dataset or "",
+        *((entry.patient or "",) if patients else ()),
+        *((_split(entry),) if splits else ()),
         ", ".join(_mpp(resolution) for resolution in entry.resolutions),
-        f"{entry.tiles:,}",
+        f"{meant:,}" if entry.selection is None else f"{meant:,} of {cut:,}",
         _megabytes(entry.bytes),
         _note(entry),
+    )
+
+
+def _csv_row(entry: StoreEntry) -> tuple[Json, ...]:
+    return (
+        entry.id,
+        entry.status,
+        *(getattr(entry, name) for name in CURATED_FIELDS),
+        _split(entry),
+        ", ".join(_mpp(resolution) for resolution in entry.resolutions),
+        entry.tiles,
+        tiles_cut(entry),
+        entry.bytes,
+        entry.reason,
+        "; ".join(entry.warnings),
     )
 
 
@@ -98,18 +128,31 @@ def _entry_json(entry: StoreEntry) -> Json:
     return {
         "id": entry.id,
         "status": entry.status,
-        "organ": entry.organ,
-        "stain": entry.stain,
-        "dataset": entry.dataset,
+        **{name: getattr(entry, name) for name in CURATED_FIELDS},
+        "split": entry.split,
+        "splits": {
+            name: {group: len(entry.members(group, name) or ()) for group in sets}
+            for name, sets in sorted(entry.splits.items())
+        },
         "resolutions": [
             {"group": item.group, "mpp": list(item.mpp), "tiles": item.tiles}
             for item in entry.resolutions
         ],
         "tiles": entry.tiles,
+        "tiles_before_selection": tiles_cut(entry),
         "bytes": entry.bytes,
         "reason": entry.reason,
         "warnings": list(entry.warnings),
     }
+
+
+def tiles_cut(entry: StoreEntry) -> int:
+    """Tiles that an entry's store has, selected or not."""
+    return sum(resolution.tiles for resolution in entry.resolutions)
+
+
+def _split(entry: StoreEntry) -> str:
+    return entry.split or ", ".join(sorted(entry.splits))
 
 
 def _mpp(resolution: Resolution) -> str:
