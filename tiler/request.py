@@ -13,9 +13,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from manifests.slidetable import Row, SlidesTable
-from manifests.tcga import parse_barcode
+from manifests.vocabulary import Vocabulary, load_vocabulary
 from tiler.errors import TilerError
 from tiler.extract import SlideJob
+from tiler.known import (
+    assumed_mpp,
+    canonical,
+    catalogue_note,
+    described,
+    vocabulary_note,
+)
 from tiler.options import TileSpec
 from tiler.packed import PackedJob, Picture
 from tiler.roi import EXCLUDE_CLASSES, load_rois
@@ -44,6 +51,8 @@ class Request:
     """`parent`, `regex:PATTERN`, or a column of the slides table."""
     overwrite: bool = False
     preview: bool = False
+    vocabulary: Vocabulary = field(default_factory=load_vocabulary)
+    """The names that organs and stains get."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,8 @@ def make_workload(request: Request) -> Workload:
             notes.append(f"{len(whole)} slides have no file in the --roi folder: {_some(whole)}")
     if unused := request.table.unused():
         notes.append(f"{len(unused)} rows of the slides table match no slide: {_some(unused)}")
+    notes += catalogue_note(request.constants, request.assumed_mpp)
+    notes += vocabulary_note([work.curated for work in works], request.vocabulary)
     return Workload(tuple(sorted(works, key=lambda work: work.job.id)), tuple(notes))
 
 
@@ -135,13 +146,14 @@ def _slides(request: Request) -> tuple[list[Work], Sequence[Path]]:
 
 def _slide_work(request: Request, source: Source, row: Row | None, name: str) -> Work:
     roi = _roi_of(request, source, row)
+    curated = _curated(request, row, source.path.name)
     job = SlideJob(
         id=name,
         source=source,
         store=request.out / f"{name}.zarr",
         spec=request.spec,
         table_mpp=row.mpp if row else None,
-        assumed_mpp=request.assumed_mpp,
+        assumed_mpp=assumed_mpp(request.assumed_mpp, request.constants, curated),
         roi=roi,
         roi_exclude=request.roi_exclude,
         roi_digest=None
@@ -149,21 +161,14 @@ def _slide_work(request: Request, source: Source, row: Row | None, name: str) ->
         else load_rois(roi, (*EXCLUDE_CLASSES, *request.roi_exclude)).digest,
         overwrite=request.overwrite,
     )
-    curated = _curated(request, row, source.path.name)
     # Who gives a slide an id may do so because its file name says who the patient is.
     shown = name if row is not None and row.id else _shown(source.path.name)
     return Work(job, shown, curated, dict(row.columns) if row else {})
 
 
 def _curated(request: Request, row: Row | None, name: str) -> dict[str, str]:
-    """What is known of a slide: the table wins, then the constants, then a TCGA barcode."""
-    known: dict[str, str] = {}
-    barcode = parse_barcode(name)
-    if barcode is not None:
-        known = {"patient": barcode.patient, "site": barcode.site}
-        if barcode.sample_type is not None:
-            known["sample_type"] = barcode.sample_type
-    return {**known, **request.constants, **(row.curated if row else {})}
+    said = described(name, request.constants, row.curated if row else {})
+    return canonical(said, request.vocabulary)
 
 
 def _roi_of(request: Request, source: Source, row: Row | None) -> Path | None:
@@ -256,8 +261,9 @@ def _packed_works(request: Request, folder: Path, files: Sequence[Path]) -> list
         known = {k: v for k, v in _curated(request, row, "").items() if k != "patient"}
         organ = _derived(request.organ_from, "--organ-from", file, folder, row)
         if organ is not None:
-            known["organ"] = organ
-        mpp = row.mpp if row is not None and row.mpp is not None else request.assumed_mpp
+            known = canonical({**known, "organ": organ}, request.vocabulary)
+        assumed = assumed_mpp(request.assumed_mpp, request.constants, known)
+        mpp = row.mpp if row is not None and row.mpp is not None else assumed
         if mpp is None:
             raise TilerError(
                 f"pictures carry no µm per pixel: give them by --assume-mpp, or in the column mpp "

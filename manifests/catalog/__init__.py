@@ -22,7 +22,7 @@ KINDS = ("wsi", "patch", "roi")
 PAPER = ("confirmed", "possible", "excluded", "unknown")
 """Whether arXiv 2011.13971 used a set: seen, possible by its date, published later, not known."""
 
-_LISTS = ("aliases", "organ", "stain", "kind")
+_LISTS = {"aliases", "organ", "stain", "kind"}
 _LEAST_LIKENESS = 0.75
 
 
@@ -112,11 +112,12 @@ def filter_datasets(
 
 
 def _dataset(name: str, values: Mapping[str, Any]) -> Dataset:
-    lists = {key: tuple(values.get(key, ())) for key in _LISTS}
-    others = {key: value for key, value in values.items() if key not in _LISTS}
+    known = dict(values)
+    for key in _LISTS & known.keys():
+        known[key] = tuple(known[key])
     # Read-only: all callers share it.
-    others["sources"] = MappingProxyType(dict(values["sources"]))
-    return Dataset(name=name, **lists, **others)
+    known["sources"] = MappingProxyType(dict(values["sources"]))
+    return Dataset(name=name, **known)
 
 
 def _key(name: str) -> str:

@@ -85,6 +85,18 @@ def test_what_people_know_of_their_slides_reaches_the_manifest(slide: Path, tmp_
     assert entry.columns == {"grade": "3"}
 
 
+def test_names_of_organs_and_public_datasets_are_understood(slide: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('[organ."mammary gland"]\nsynonyms = ["MG"]\n')
+    words = ["--organ", "mg", "--dataset", "BACH"]
+    result = extract(slide, tmp_path / "out", *words, "--vocabulary", own)
+    assert result.exit_code == 0
+    assert "Note: stain H&E, licence CC-BY-NC-ND-4.0 and 0.42 µm/px for what" in result.stderr
+    entry = load_manifest(tmp_path / "out").stores[0]
+    known = (entry.organ, entry.stain, entry.dataset, entry.license)
+    assert known == ("mammary gland", "H&E", "BACH", "CC-BY-NC-ND-4.0")
+
+
 def test_json_is_one_object_on_stdout(slide: Path, tmp_path: Path) -> None:
     result = extract(slide, tmp_path / "out", "--json")
     data = json.loads(result.stdout)

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from manifests.checks import check_name
 from manifests.slidetable import Row, SlidesTable
+from manifests.vocabulary import load_vocabulary
 from tiler.errors import TilerError
 from tiler.extract import SlideJob
 from tiler.options import TileSpec
 from tiler.packed import PackedJob
-from tiler.request import Request, Work, assign_ids, make_workload
+from tiler.request import Request, Work, Workload, assign_ids, make_workload
 from tiler.roi import EXCLUDE_CLASSES, load_rois
 from tiler.slides import Source
 
@@ -435,6 +436,141 @@ class TestPacked:
         jpegs(folder, "lung_n/4.jpeg")
         specs.append(packed(folder)[0].spec_json())
         assert all(one != other for i, one in enumerate(specs) for other in specs[:i])
+
+
+class TestTheCatalogue:
+    def made(self, folder: Path, dataset: str, **asked: Any) -> Workload:
+        constants = {"dataset": dataset, **asked.pop("constants", {})}
+        request = Request((folder,), folder / "out", SPEC, constants=constants, **asked)
+        return make_workload(request)
+
+    def test_a_public_dataset_says_what_nobody_else_says(self, tmp_path: Path) -> None:
+        made = self.made(touched(tmp_path, "a.svs"), "bach")
+        (work,) = made.works
+        assert work.curated == {
+            "dataset": "bach",
+            "organ": "breast",
+            "stain": "H&E",
+            "license": "CC-BY-NC-ND-4.0",
+        }
+        assert isinstance(work.job, SlideJob)
+        assert (work.job.assumed_mpp, work.job.table_mpp) == (0.42, None)
+        assert made.notes == (
+            "organ breast, stain H&E, licence CC-BY-NC-ND-4.0 and 0.42 µm/px for what carries none "
+            "from the catalogue's BACH, where nothing else is said",
+        )
+
+    def test_table_and_options_win(self, tmp_path: Path) -> None:
+        table = SlidesTable([Row("a.svs", mpp=0.3, curated={"organ": "skin", "license": "mine"})])
+        made = self.made(
+            touched(tmp_path, "a.svs"),
+            "BACH",
+            table=table,
+            assumed_mpp=0.5,
+            constants={"stain": "PAS"},
+        )
+        (work,) = made.works
+        known = {field: work.curated[field] for field in ("organ", "stain", "license")}
+        assert known == {"organ": "skin", "stain": "PAS", "license": "mine"}
+        assert isinstance(work.job, SlideJob)
+        assert (work.job.assumed_mpp, work.job.table_mpp) == (0.5, 0.3)
+        assert "stain" not in made.notes[0]
+        assert "µm/px" not in made.notes[0]
+
+    def test_a_slide_that_the_table_puts_elsewhere_gets_nothing(self, tmp_path: Path) -> None:
+        table = SlidesTable([Row("a.svs", curated={"dataset": "my own"})])
+        found = {
+            work.source_name: work
+            for work in self.made(touched(tmp_path, "a.svs", "b.svs"), "BACH", table=table).works
+        }
+        assert found["a.svs"].curated == {"dataset": "my own"}
+        assert found["b.svs"].curated["organ"] == "breast"
+        jobs = [found[name].job for name in ("a.svs", "b.svs")]
+        assert [job.assumed_mpp for job in jobs if isinstance(job, SlideJob)] == [None, 0.42]
+
+    def test_of_several_organs_none_is_taken(self, tmp_path: Path) -> None:
+        made = self.made(touched(tmp_path, "a.svs"), "LC25000")
+        assert made.works[0].curated == {"dataset": "LC25000", "stain": "H&E"}
+        assert made.notes == ("stain H&E from the catalogue's LC25000, where nothing else is said",)
+
+    def test_packed_pictures_get_its_mpp(self, tmp_path: Path) -> None:
+        folder = jpegs(tmp_path / "photos", "Benign/1.jpeg")
+        (work,) = self.made(folder, "BACH", packed=True).works
+        assert isinstance(work.job, PackedJob)
+        assert work.job.mpp == 0.42
+        assert work.curated["organ"] == "breast"
+
+    @pytest.mark.parametrize(
+        ("name", "notes"),
+        [
+            ("my cohort", ()),
+            ("BACHH", ("the catalogue has no dataset BACHH; it has BACH",)),
+        ],
+    )
+    def test_another_name_is_free_text(
+        self, tmp_path: Path, name: str, notes: tuple[str, ...]
+    ) -> None:
+        made = self.made(touched(tmp_path, "a.svs"), name)
+        assert made.works[0].curated == {"dataset": name}
+        assert made.notes == notes
+
+
+class TestTheVocabulary:
+    def test_organs_and_stains_get_one_name(self, tmp_path: Path) -> None:
+        row = Row("a.svs", curated={"organ": "Lymph-Node"})
+        constants = {"organ": "LN", "stain": "hematoxylin and eosin"}
+        made = make_workload(
+            Request(
+                (touched(tmp_path, "a.svs", "b.svs"),),
+                tmp_path / "out",
+                SPEC,
+                SlidesTable([row]),
+                constants=constants,
+            )
+        )
+        expected = {"organ": "lymph node", "stain": "H&E"}
+        assert [work.curated for work in made.works] == [expected, expected]
+        assert made.notes == ()
+
+    def test_pictures_whose_names_mean_the_same_share_a_store(self, tmp_path: Path) -> None:
+        folder = jpegs(tmp_path / "lc", "Lung_a/1.jpeg", "lung_b/2.jpeg", "Lungs_c/3.jpeg")
+        rows = [
+            Row("1.jpeg", curated={"stain": "HE"}),
+            Row("2.jpeg", curated={"stain": "H & E"}),
+            Row("3.jpeg", curated={"stain": "H&E"}),
+        ]
+        rule = "regex:^([A-Za-z]+)_"
+        (job,) = packed(folder, table=SlidesTable(rows), organ_from=rule)
+        assert len(job.pictures) == 3
+
+    def test_unknown_names_stay_and_the_nearest_are_suggested(self, tmp_path: Path) -> None:
+        rows = [
+            Row("a.svs", curated={"organ": "brest", "stain": "CD3"}),
+            Row("b.svs", curated={"organ": "xyzzy", "stain": "HE"}),
+            Row("c.svs", curated={"organ": "brest"}),
+        ]
+        slides = touched(tmp_path, "a.svs", "b.svs", "c.svs")
+        made = make_workload(Request((slides,), tmp_path / "out", SPEC, SlidesTable(rows)))
+        assert [work.curated["organ"] for work in made.works] == ["brest", "xyzzy", "brest"]
+        assert made.notes == (
+            "not in the vocabulary, and kept as written: organ brest (did you mean breast?), "
+            "organ xyzzy, stain CD3 (did you mean IHC: CD3?)",
+        )
+
+    def test_names_of_ones_own_are_used(self, tmp_path: Path) -> None:
+        own = tmp_path / "own.toml"
+        own.write_text('[organ."rat kidney"]\nsynonyms = ["RK"]\n')
+        made = make_workload(
+            Request(
+                (touched(tmp_path / "slides", "a.svs"),),
+                tmp_path / "out",
+                SPEC,
+                constants={"organ": "rk"},
+                vocabulary=load_vocabulary(own),
+            )
+        )
+        assert made.works[0].curated == {"organ": "rat kidney"}
+        assert made.notes == ()
 
 
 def test_jobs_hold_absolute_paths_because_workers_may_run_in_another_folder(

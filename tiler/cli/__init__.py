@@ -186,6 +186,7 @@ def demo(folder: Path, **options: Any) -> None:
 def _request(options: dict[str, Any]) -> Request:
     """Options into a checked request."""
     from manifests.slidetable import SlidesTable, load_table
+    from manifests.vocabulary import load_vocabulary
     from tiler.errors import TilerError
     from tiler.request import Request
 
@@ -230,6 +231,7 @@ def _request(options: dict[str, Any]) -> Request:
         organ_from=options.get("organ_from"),
         overwrite=options.get("overwrite", False),
         preview=options.get("preview", False),
+        vocabulary=load_vocabulary(options.get("vocabulary")),
     )
 
 

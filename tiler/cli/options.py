@@ -172,8 +172,19 @@ TILES = with_options(
 KNOWN = with_options(
     click.option("--organ", metavar="NAME", help="Organ of all slides."),
     click.option("--stain", metavar="NAME", help="Stain of all slides."),
-    click.option("--dataset", metavar="NAME", help="Dataset that all slides belong to."),
+    click.option(
+        "--dataset",
+        metavar="NAME",
+        help="Dataset that all slides belong to. One of the catalogue gives organ, stain, licence "
+        "and mpp where nothing else does.",
+    ),
     click.option("--license", "licence", metavar="NAME", help="Licence of all slides."),
+    click.option(
+        "--vocabulary",
+        type=_FILE,
+        metavar="FILE",
+        help="TOML file with names of organs and stains of your own.",
+    ),
 )
 WORKERS = with_options(
     click.option(
