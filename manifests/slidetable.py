@@ -39,6 +39,11 @@ class Row:
     columns: Mapping[str, str] = field(default_factory=dict)
     """All other non-empty columns."""
 
+    @property
+    def name(self) -> str:
+        """The last part of the key: the name of a file or folder, with or without its suffix."""
+        return _parts(self.key)[-1]
+
     def value(self, column: str) -> str | None:
         """A value by the name of its column, known or not."""
         return self.curated.get(_column(column)) or self.columns.get(column)
@@ -58,10 +63,15 @@ class SlidesTable:
         self._used: set[str] = set()
         self._rows = list(rows)
         for row in rows:
-            self._by_name.setdefault(_parts(row.key)[-1], []).append(row)
+            self._by_name.setdefault(row.name, []).append(row)
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """All rows, in the order of the table."""
+        return tuple(self._rows)
 
     def find(self, path: Path) -> Row | None:
         """The row of a slide: the one whose name agrees with most of the path's last parts.
@@ -76,7 +86,7 @@ class SlidesTable:
         place = Path(os.path.abspath(path))  # noqa: PTH100 - links are not to be followed
         fitting = [
             ((len(_parts(row.key)), len(stem)), row)
-            for stem in _stems(name)
+            for stem in file_stems(name)
             for row in self._by_name.get(stem, ())
             if _ends_with(place, _parts(row.key))
         ]
@@ -95,8 +105,11 @@ class SlidesTable:
         return [row.key for row in self._rows if row.key not in self._used]
 
 
-def load_table(path: Path) -> SlidesTable:
+def load_table(path: Path, key_columns: Sequence[str] = KEY_COLUMNS) -> SlidesTable:
     """Read a slides table.
+
+    Args:
+        key_columns: columns that may name the slide; the first that the table has counts.
 
     Raises:
         TableError: no such file, no column that names the slide, two columns of one name, two rows
@@ -114,12 +127,12 @@ def load_table(path: Path) -> SlidesTable:
         ) from error
     except (OSError, csv.Error) as error:
         raise TableError(f"the slides table {path.name} cannot be read ({error})") from error
-    key_column = next((name for name in KEY_COLUMNS if name in header), None)
+    key_column = next((name for name in key_columns if name in header), None)
     if key_column is None:
         split = "; separate the columns by commas" if re.search(r"[;\t]", "".join(header)) else ""
         raise TableError(
             f"the slides table {path.name} has the columns {', '.join(header) or 'none'}; "
-            f"one of {', '.join(KEY_COLUMNS)} must name the slide{split}"
+            f"one of {', '.join(key_columns)} must name the slide{split}"
         )
     doubled = [name for name, count in Counter(header).items() if name and count > 1]
     if doubled:
@@ -172,8 +185,8 @@ def _parts(key: str) -> tuple[str, ...]:
     return PurePosixPath(key.replace("\\", "/")).parts or ("",)
 
 
-def _stems(name: str) -> list[str]:
-    """The file name itself, and without its one or two suffixes (`.svs`, `.ome.tif`)."""
+def file_stems(name: str) -> list[str]:
+    """What may stand for a file: its name, whole and without its last one or two suffixes."""
     suffixes = Path(name).suffixes
     cut = ["".join(suffixes[-n:]) for n in (1, 2) if len(suffixes) >= n]
     return list(dict.fromkeys([name, *(name.removesuffix(suffix) for suffix in cut)]))
