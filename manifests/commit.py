@@ -110,6 +110,34 @@ def own_file(store: Path, name: str) -> tuple[Path, int]:
     return path, found.st_size
 
 
+def read_committed(store: Path, name: str, committed: tuple[int, str]) -> bytes:
+    """The bytes of a store's file, which must be as long as committed and have that sha256.
+
+    Raises:
+        StoreError: they are not, or the file cannot be read.
+    """
+    try:
+        path, size = own_file(store, name)
+        # Of another length it is not read at all: it may be of any.
+        data = path.read_bytes() if size == committed[0] else b""
+    except OSError as error:
+        raise StoreError(f"{store / name} cannot be read ({error.strerror})") from error
+    if (len(data), sha256(data)) != committed:
+        raise StoreError(f"{path} was changed after the store was committed")
+    return data
+
+
+def json_object(data: bytes, file: Path) -> dict[str, Json]:
+    """The JSON object in the bytes of a file; anything else raises `StoreError`."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{file} is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise StoreError(f"{file} is not a JSON object")
+    return found
+
+
 def is_committed(path: Path) -> bool:
     """Whether a store is there and whole, as far as its commit record tells."""
     try:
@@ -131,4 +159,11 @@ def is_complete(path: Path) -> bool:
         return False
 
 
-__all__ = ["is_committed", "is_complete", "own_file", "read_commit"]
+__all__ = [
+    "is_committed",
+    "is_complete",
+    "json_object",
+    "own_file",
+    "read_commit",
+    "read_committed",
+]

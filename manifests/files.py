@@ -16,11 +16,15 @@ import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import google_crc32c
 
 from manifests.errors import FileChanged
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Json = Any
 """A parsed JSON value; checked where it is read, so `Any` stops at the loaders."""
@@ -152,6 +156,11 @@ def crc32c(data: bytes | memoryview) -> int:
     Of no use for a file that ends in its own crc32c: those of equal length share one value.
     """
     return int(google_crc32c.value(bytes(data)))
+
+
+def crc32c_of(data: npt.NDArray[np.uint8], before: int = 0) -> int:
+    """`crc32c` of an array of shape (N,), which is not copied, behind what gave `before`."""
+    return int(google_crc32c.extend(before, data))
 
 
 def sha256(data: bytes) -> str:

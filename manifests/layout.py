@@ -54,6 +54,9 @@ class TilesLayout:
     codec: TileCodec
 
     def __post_init__(self) -> None:
+        numbers = (self.count, self.tile_size, self.shard_tiles)
+        if any(type(number) is not int for number in numbers):
+            raise ValueError(f"counts and sizes must be integers: {self}")
         if self.count < 0 or self.tile_size < 1 or self.shard_tiles < 1:
             raise ValueError(f"counts and sizes must be positive: {self}")
 

@@ -11,21 +11,26 @@ the index points past it. Without it, two shards that were swapped would read as
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from manifests.errors import StoreError
-from manifests.files import crc32c
+from manifests.files import crc32c, crc32c_of
 
 _MISSING = 0xFFFF_FFFF_FFFF_FFFF
 _ENTRY_BYTES = 16
 _CRC_BYTES = 4
 _LABEL_BYTES = 16
+_MAX_SLOTS = 2**24
+_RUN_BYTES = 2**20
+_CRC_RESIDUE = 0x48674BC7
+"""CRC-32C of anything that ends in its own CRC-32C, little-endian."""
 
 
 def shard_label(uuid: str, group: str, shard: int) -> bytes:
@@ -86,6 +91,10 @@ class Shard:
 
     def _read_index(self, slots: int) -> npt.NDArray[np.uint64]:
         length = slots * _ENTRY_BYTES + _CRC_BYTES
+        if slots > _MAX_SLOTS:
+            raise StoreError(
+                f"shard {self._path} is to have {slots} slots, of which none has so many"
+            )
         if self.size < _LABEL_BYTES + length:
             raise StoreError(
                 f"shard {self._path} has {self.size} bytes, fewer than its index ({length})"
@@ -110,6 +119,70 @@ class Shard:
         if len(raw) != length or crc32c(raw[:-_CRC_BYTES]) != _uint32(raw[-_CRC_BYTES:]):
             raise StoreError(f"the tile in slot {slot} of shard {self._path} fails its crc32c")
         return raw[:-_CRC_BYTES]
+
+    def damaged_slots(self, count: int, step: Callable[[int], None]) -> list[int]:
+        """Slots among the first `count` whose tiles fail their crc32c.
+
+        Together with the label and the index, which were checked on opening, this reads every byte
+        of the file.
+
+        Args:
+            count: tiles of the shard; no slot after them may be in use.
+            step: called with the bytes read since the last call; what it raises ends the walk.
+
+        Raises:
+            StoreError: by the index, the tiles do not lie one after another from the label to the
+                index, so that some bytes have no checksum.
+        """
+        offsets, lengths = self._index[:count].T
+        ends = np.concatenate([np.array([_LABEL_BYTES], dtype=np.uint64), offsets + lengths])
+        fits = ((lengths >= _CRC_BYTES) & (lengths <= self.size)).all()
+        ends_at = self.size - (len(self._index) * _ENTRY_BYTES + _CRC_BYTES)
+        gapless = (ends[:-1] == offsets).all() and int(ends[-1]) == ends_at
+        if not fits or not gapless or not (self._index[count:] == _MISSING).all():
+            raise StoreError(f"the index of shard {self._path} leaves bytes without a checksum")
+        buffer = np.empty(_RUN_BYTES, dtype=np.uint8)
+        damaged: list[int] = []
+        first = 0
+        while first < count:
+            # As many tiles as the buffer holds, which fits a core's cache: checked where they lie.
+            start = int(ends[first])
+            last = int(np.searchsorted(ends, start + _RUN_BYTES, side="right")) - 1
+            if last == first:
+                last = first + 1
+                sums = [self._crc32c(start, int(ends[last]), buffer, step)]
+            else:
+                bounds = (ends[first : last + 1] - ends[first]).tolist()
+                self._read_into(buffer[: bounds[-1]], start)
+                sums = [crc32c_of(buffer[a:b]) for a, b in itertools.pairwise(bounds)]
+                step(bounds[-1])
+            damaged += [slot for slot, found in enumerate(sums, first) if found != _CRC_RESIDUE]
+            first = last
+        return damaged
+
+    def _crc32c(
+        self, start: int, end: int, buffer: npt.NDArray[np.uint8], step: Callable[[int], None]
+    ) -> int:
+        """The checksum of a part of the file that is longer than the buffer."""
+        found = 0
+        for offset in range(start, end, len(buffer)):
+            part = buffer[: end - offset]
+            self._read_into(part, offset)
+            found = crc32c_of(part, found)
+            step(len(part))
+        return found
+
+    def _read_into(self, buffer: npt.NDArray[np.uint8], offset: int) -> None:
+        """Fill the buffer from the file."""
+        view, done = buffer.data, 0
+        try:
+            while done < len(view):
+                count = os.preadv(self._descriptor, [view[done:]], offset + done)
+                if not count:
+                    raise StoreError(f"shard {self._path} became shorter while it was read")
+                done += count
+        except OSError as error:
+            raise StoreError(f"shard {self._path} cannot be read ({error.strerror})") from error
 
     def _read(self, length: int, offset: int) -> bytes:
         try:

@@ -7,7 +7,6 @@ does not exist for readers. Everything that is read is checked against a checksu
 
 from __future__ import annotations
 
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -20,9 +19,16 @@ import numpy.typing as npt
 
 from manifests import layout
 from manifests.codec import Rgb
-from manifests.commit import is_committed, is_complete, own_file, read_commit
+from manifests.commit import (
+    is_committed,
+    is_complete,
+    json_object,
+    own_file,
+    read_commit,
+    read_committed,
+)
 from manifests.errors import StoreError
-from manifests.files import Json, sha256
+from manifests.files import Json
 from manifests.layout import Column, TilesLayout
 from manifests.model import Manifest, StoreEntry
 from manifests.shard import Shard, shard_label
@@ -87,16 +93,7 @@ class TileStore:
 
     def read_file(self, name: str) -> bytes:
         """The bytes of one file of the store, checked against the commit record."""
-        committed = self.committed_file(name)
-        try:
-            path, size = own_file(self.path, name)
-            # Of another length it is not read at all: it may be of any.
-            data = path.read_bytes() if size == committed[0] else b""
-        except OSError as error:
-            raise StoreError(f"{self.path / name} cannot be read ({error.strerror})") from error
-        if (len(data), sha256(data)) != committed:
-            raise StoreError(f"{path} was changed after the store was committed")
-        return data
+        return read_committed(self.path, name, self.committed_file(name))
 
     def read_attributes(self, name: str) -> dict[str, Json]:
         """The attributes of a group, given the name of its `zarr.json`."""
@@ -107,13 +104,7 @@ class TileStore:
 
     def read_json(self, name: str) -> dict[str, Json]:
         """The object in a JSON file of the store, checked against the commit record."""
-        try:
-            found = json.loads(self.read_file(name))
-        except (ValueError, RecursionError) as error:
-            raise StoreError(f"{self.path / name} is not JSON ({error})") from error
-        if not isinstance(found, dict):
-            raise StoreError(f"{self.path / name} is not a JSON object")
-        return found
+        return json_object(self.read_file(name), self.path / name)
 
     def committed_file(self, name: str) -> tuple[int, str]:
         """Bytes and sha256 that the commit record says a file has."""
