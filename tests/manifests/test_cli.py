@@ -1,7 +1,9 @@
-"""`histotile manifest show`: the table for people, the JSON for programs, and the exit codes."""
+"""`histotile manifest show`: the table for people, JSON and CSV for programs, the exit codes."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -9,11 +11,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.cells import cell_len
 
 from manifests.cli import manifest
 from manifests.jsonfile import save_manifest
-from manifests.model import Manifest
+from manifests.model import Manifest, Selection, StoreEntry
 from manifests.summary import summarise, summary_json
+from manifests.tileset import TileSet
 from tests.manifests.make_manifest import done_entry, failed_entry, full_manifest
 
 
@@ -33,6 +37,7 @@ def test_the_table_has_a_row_per_entry_and_totals(tmp_path: Path) -> None:
         "organ",
         "stain",
         "dataset",
+        "patient",
         "µm/px",
         "tiles",
         "MB",
@@ -40,10 +45,69 @@ def test_the_table_has_a_row_per_entry_and_totals(tmp_path: Path) -> None:
         "warnings",
     ]
     assert lines[2][:4] == ["slide-0", "empty", "0", "0.0"]
-    assert lines[3][:5] == ["slide-1", "done", "breast", "H&E", "TCGA-BRCA"]
-    assert " ".join(lines[3][5:11]) == "0.504 × 0.502, 1 1,500 12.3"
+    assert lines[3][:6] == ["slide-1", "done", "breast", "H&E", "TCGA-BRCA", "TCGA-A7-A0D9"]
+    assert " ".join(lines[3][6:12]) == "0.504 × 0.502, 1 1,500 12.3"
     assert " ".join(lines[4]) == "slide-2 failed 0 0.0 no reader opens the file"
     assert " ".join(lines[-1]) == "3 in all 1 done, 1 empty, 1 failed 1,500 12.3"
+
+
+def test_columns_stand_there_where_an_entry_has_them(tmp_path: Path) -> None:
+    save_manifest(Manifest((done_entry(patient=None),)), tmp_path / "manifest.json")
+    head = show(tmp_path).splitlines()[1].split()
+    assert not {"patient", "split"} & set(head)
+    parts = {"val": {"0.5": TileSet.of([0, 1])}, "train": {"0.5": TileSet.of([2])}}
+    entries = (
+        done_entry("a", path="a.zarr", patient=None, splits=parts),
+        done_entry("b", path="b.zarr", split="test"),
+    )
+    save_manifest(Manifest(entries), tmp_path / "manifest.json")
+    lines = show(tmp_path).splitlines()
+    assert {"patient", "split"} <= set(lines[1].split())
+    assert "train, val" in lines[3]
+    assert "test" in lines[4].split()
+
+
+def test_a_selection_is_shown_as_a_part_of_all(tmp_path: Path) -> None:
+    chosen = Selection(({"sample": 3},), {"0.5": TileSet.of([1, 5, 1199])})
+    save_manifest(Manifest((done_entry(selection=chosen),)), tmp_path / "manifest.json")
+    assert " 3 of 1,500 " in show(tmp_path)
+    [found] = json.loads(show(tmp_path, "--json"))["stores"]
+    assert (found["tiles"], found["tiles_before_selection"]) == (3, 1500)
+
+
+def test_a_long_table_has_the_same_rows_as_a_short_one(tmp_path: Path) -> None:
+    def entries(count: int) -> tuple[StoreEntry, ...]:
+        return tuple(
+            done_entry(f"slide-{i:04}", path=f"{i}.zarr", organ="肝臓" if i % 2 else "liver\n")
+            for i in range(count)
+        )
+
+    shown = {}
+    for count in (300, 301):
+        save_manifest(Manifest(entries(count)), tmp_path / "manifest.json")
+        lines = [line for line in show(tmp_path).splitlines() if line.strip()]
+        shown[count] = [" ".join(line.split()) for line in lines]
+        assert len(lines) == count + 4
+        # Aligned: the tiles of all rows end in the same cell of the terminal.
+        ends = {cell_len(line[: line.index("1,500") + 5]) for line in lines[2:-2]}
+        assert len(ends) == 1
+    short, long = shown[300], shown[301]
+    assert long[0] == short[0]
+    assert long[2:302] == short[2:302]
+    assert long[-1].startswith("301 in all 301 done")
+
+
+def test_csv_has_the_same_columns_whatever_is_known(tmp_path: Path) -> None:
+    save_manifest(full_manifest(), tmp_path / "manifest.json")
+    rows = list(csv.DictReader(io.StringIO(show(tmp_path, "--csv"))))
+    assert [row["id"] for row in rows] == ["slide-0", "slide-1", "slide-2"]
+    assert rows[1]["sample_type"] == "Primary Solid Tumor"
+    assert (rows[1]["tiles"], rows[1]["tiles_before_selection"]) == ("1500", "1500")
+    assert rows[1]["mpp"] == "0.504 × 0.502, 1"
+    assert rows[2]["reason"] == "no reader opens the file"
+    assert rows[2]["organ"] == ""
+    save_manifest(Manifest(), tmp_path / "manifest.json")
+    assert show(tmp_path, "--csv") == ",".join(rows[0]) + "\n"
 
 
 def test_long_ids_are_whole_in_pipes_and_notes_are_short(tmp_path: Path) -> None:
@@ -110,8 +174,11 @@ def test_a_bad_manifest_ends_with_5_and_a_sentence(tmp_path: Path, text: str | N
     assert ran.stderr.count("\n") == 1
 
 
+BOTH = ["show", "a", "--json", "--csv"]
+
+
 def test_wrong_usage_ends_with_2() -> None:
-    for arguments in (["show"], ["show", "a", "b"], ["show", "a", "--yaml"], ["nonsense"]):
+    for arguments in (["show"], ["show", "a", "b"], ["show", "a", "--yaml"], ["nonsense"], BOTH):
         assert CliRunner().invoke(manifest, arguments).exit_code == 2
 
 
