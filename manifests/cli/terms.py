@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.cli.arguments import JSON
+from manifests.cli.arguments import JSON, VOCABULARY
 from manifests.console import exit_codes
 
 if TYPE_CHECKING:
@@ -16,26 +16,18 @@ if TYPE_CHECKING:
     from manifests.catalog import Dataset
     from manifests.vocabulary import Vocabulary
 
-VOCABULARY = click.option(
-    "--vocabulary",
-    "vocabulary_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="TOML file with names of your own, which win over those of histotile.",
-)
 
-
-@click.command()
+@click.command("vocabulary")
 @click.argument("terms", nargs=-1, metavar="[TERM]...")
 @VOCABULARY
 @JSON
 @exit_codes()
-def vocabulary(terms: tuple[str, ...], *, vocabulary_path: Path | None, as_json: bool) -> None:
+def show_vocabulary(terms: tuple[str, ...], *, vocabulary: Path | None, as_json: bool) -> None:
     """Show the names of organs and stains, or what each TERM becomes."""
     from manifests.console import print_table
     from manifests.vocabulary import load_vocabulary
 
-    known = load_vocabulary(vocabulary_path)
+    known = load_vocabulary(vocabulary)
     if terms:
         answers = [_answer(known, term) for term in terms]
         if as_json:
@@ -167,21 +159,25 @@ def _dataset_json(dataset: Dataset) -> dict[str, Any]:
 def _datasets_table(datasets: list[Dataset]) -> Table:
     from rich.table import Table
 
-    columns = ("name", "organ", "stain", "kind", "size", "mpp", "year", "licence", "paper")
+    columns = ("name", "organ", "stain", "kind", "mpp", "year", "licence", "paper")
     table = Table(*columns, box=None, pad_edge=False)
     for dataset in datasets:
         table.add_row(
             dataset.name,
-            ", ".join(dataset.organ) or dataset.organ_stated or "-",
+            _first_of(dataset.organ) or dataset.organ_stated or "-",
             ", ".join(dataset.stain) or dataset.stain_stated or "-",
             ", ".join(dataset.kind) or "-",
-            dataset.size or "-",
             "-" if dataset.mpp is None else f"{dataset.mpp:g}",
             "-" if dataset.year is None else str(dataset.year),
             dataset.license or "-",
             dataset.paper,
         )
     return table
+
+
+def _first_of(names: tuple[str, ...]) -> str:
+    """A cell that stays narrow: three names, and how many there are."""
+    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:3])}, … ({len(names)})"
 
 
 def _dataset_table(dataset: Dataset) -> Table:

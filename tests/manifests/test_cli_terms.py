@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from manifests.catalog import load_catalog
-from manifests.cli.terms import catalog, vocabulary
+from manifests.cli.terms import catalog
+from manifests.cli.terms import show_vocabulary as vocabulary
 from manifests.vocabulary import load_vocabulary
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manifests.cli.terms import show_vocabulary
 from manifests.vocabulary import FIELDS, Term, Vocabulary, VocabularyError, load_vocabulary
 
 SHIPPED = load_vocabulary()
@@ -224,3 +228,21 @@ class TestAProjectsOwnTerms:
         (tmp_path / "deep.toml").write_text("a = " + "[" * 100_000)
         with pytest.raises(VocabularyError, match="is not TOML"):
             load_vocabulary(tmp_path / "deep.toml")
+
+
+def test_the_example_of_the_documentation_means_what_it_says(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/vocabulary.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    found = own(tmp_path, example)
+    for field, text, name in (
+        ("organ", "Kidney (rat)", "rat kidney"),
+        ("organ", "mammary-tissue", "breast"),
+        ("organ", "mamma", "breast"),
+        ("stain", "MOVAT stain", "Movat pentachrome"),
+        ("stain", "IHC MRQ-26", "IHC: CD163"),
+    ):
+        assert found.canonical(field, text) == name
+    (talk,) = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    command, *answers = talk.splitlines()
+    words = shlex.split(command)[4:]
+    assert CliRunner().invoke(show_vocabulary, words).stdout.splitlines() == answers

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from manifests.cli.arguments import VOCABULARY
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 NATIVE = "native"
@@ -179,12 +181,7 @@ KNOWN = with_options(
         "and mpp where nothing else does.",
     ),
     click.option("--license", "licence", metavar="NAME", help="Licence of all slides."),
-    click.option(
-        "--vocabulary",
-        type=_FILE,
-        metavar="FILE",
-        help="TOML file with names of organs and stains of your own.",
-    ),
+    VOCABULARY,
 )
 WORKERS = with_options(
     click.option(
