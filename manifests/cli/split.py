@@ -173,9 +173,9 @@ def _notes(result: SplitResult, rule: SplitRule) -> list[str]:
     """What a person should know of how the splits came about."""
     parts = [part for unit in result.units for part in unit.parts if part.value is None]
     pictures = sum(part.picture is not None for part in parts)
-    counts = {"stores": len(parts) - pictures, "pictures": pictures}
+    counts = {"store": len(parts) - pictures, "picture": pictures}
     notes = [
-        f"{count:,} {what} have no {rule.by}: each is a unit of its own"
+        f"{count:,} {what if count == 1 else what + 's'} without {rule.by}: each a unit of its own"
         for what, count in counts.items()
         if count
     ]
