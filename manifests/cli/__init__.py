@@ -11,6 +11,7 @@ import click
 
 from manifests.cli.combining import merge
 from manifests.cli.looking import show
+from manifests.cli.terms import catalog, show_vocabulary
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -20,5 +21,7 @@ def manifest() -> None:
     """Look into manifests, combine them, and choose from them."""
 
 
-for command in (show, merge):
+for command in (show, merge, show_vocabulary):
     manifest.add_command(command)
+
+__all__ = ["catalog", "manifest"]

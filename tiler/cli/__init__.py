@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.cli import manifest
+from manifests.cli import catalog, manifest
 from manifests.console import Display, exit_codes, print_table
 from manifests.errors import EXIT_NONE_SUCCEEDED, EXIT_SOME_FAILED, EXIT_TERMINATED
 from tiler.cli.options import ANY_PATH, JSON, KNOWN, NATIVE, SOURCES, TILES, WORKERS
@@ -33,6 +33,7 @@ def main() -> None:
 
 
 main.add_command(manifest)
+main.add_command(catalog)
 
 
 @main.command()
