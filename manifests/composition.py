@@ -144,7 +144,7 @@ def _count_columns(totals: Group) -> Iterator[tuple[str, Callable[[Group], str],
     yield "patients", lambda group: _count(group.patients), totals.patients > 0
     yield "tiles", lambda group: f"{group.tiles:,}", True
     selected = totals.tiles != totals.tiles_before_selection
-    yield "selected of", lambda group: f"{group.tiles_before_selection:,}", selected
+    yield "of", lambda group: f"{group.tiles_before_selection:,}", selected
     yield unit, lambda group: _about(group) + f"{group.bytes / size:,.1f}", True
 
 

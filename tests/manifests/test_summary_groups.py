@@ -56,7 +56,7 @@ def entries(draw: st.DrawFn, name: str) -> StoreEntry:
     chosen = draw(st.none() | tile_sets(counts))
     a, b = draw(tile_sets(counts)), draw(tile_sets(counts))
     in_parts = {"train": a, "test": {group: b[group] - a[group] for group in b}}
-    where = draw(st.sampled_from([{}, {"split": "train"}, {"splits": in_parts}]))
+    split, splits = draw(st.sampled_from([(None, {}), ("train", {}), (None, in_parts)]))
     return StoreEntry(
         id=name,
         status="done",
@@ -72,7 +72,8 @@ def entries(draw: st.DrawFn, name: str) -> StoreEntry:
         bytes=draw(st.integers(0, 10**7)),
         columns=draw(st.sampled_from([{}, {"batch": "7"}, {"batch": ""}])),
         selection=None if chosen is None else Selection((), chosen),
-        **where,
+        split=split,
+        splits=splits,
     )
 
 

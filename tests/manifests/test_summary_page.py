@@ -233,7 +233,8 @@ def test_hostile_names_are_text_and_nothing_else(tmp_path: Path, name: str) -> N
     shutil.rmtree(tmp_path / "a.zarr")
     identity = "".join(c for c in name if c not in "/\\:\0\n")
     known = dict.fromkeys(("organ", "stain", "dataset", "scanner", "site", "license"), name)
-    entry = add_store(tmp_path, "a", 1, labels=(name,), columns={"own": name}, **known)
+    entry = add_store(tmp_path, "a", 1, labels=(name,), columns={"own": name})
+    entry = replace(entry, **known)  # type: ignore[arg-type]
     bad = replace(entry, id=f"{identity}2", path="none.zarr", selection=None)
     failed = failed_entry(f"{identity}3", reason=name, organ=name)
     (tmp_path / "a.zarr").rename(tmp_path / "b.zarr")
