@@ -9,18 +9,30 @@ told apart: a blank tile is no duplicate of another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from manifests.errors import HistotileError
-from manifests.fingerprints import SLIDE_EYE, TILE_EYE, Floats, code_length, encode, slide_square
+from manifests.fingerprints import (
+    SLIDE_EYE,
+    TILE_EYE,
+    Codes,
+    Floats,
+    code_length,
+    colour,
+    encode,
+    slide_square,
+)
+from manifests.model import Selection
 from manifests.neighbours import Alike, Progress, best_of_each, find_alike
 from manifests.store import TileStore, open_store
 from manifests.tilescan import LEAST_CONTRAST, Scan, scan_tiles
+from manifests.tileset import TileSet
 
 if TYPE_CHECKING:
     from manifests.console import Display
@@ -149,8 +161,8 @@ def search_duplicates(
         scan = scan_tiles(manifest, looks=near, tell=tell)
         links = _equal_tiles(scan)
         if near:
-            codes, numbers = scan.distinct()
-            alike = find_alike(codes, TILE_EYE, threshold or TILE_THRESHOLD, tell)
+            codes, colours, numbers = scan.distinct()
+            alike = find_alike(codes, colours, TILE_EYE, threshold or TILE_THRESHOLD, tell)
             pairs = numbers[alike.pairs]
             other = ~scan.of_one_store(pairs)
             links = links.and_also(pairs[other], alike.similarity[other])
@@ -220,22 +232,30 @@ def _alike_slides(
     manifest: Manifest, entries: Sequence[StoreEntry], threshold: float, tell: Progress
 ) -> tuple[Alike, Indices]:
     """Slides that look the same, and the numbers of the entries that could be looked at."""
-    codes, numbers = [np.empty((0, code_length(SLIDE_EYE)), dtype=np.int8)], []
+    codes, colours, numbers = [], [], []
     for number, entry in enumerate(entries):
-        square = None if entry.packed else _square(open_store(manifest, entry))
-        if square is not None:
-            code, contrast = encode(square[None], SLIDE_EYE)
-            if contrast[0] >= LEAST_CONTRAST:
-                codes.append(code)
-                numbers.append(number)
+        seen = None if entry.packed else _look(open_store(manifest, entry))
+        if seen is not None:
+            codes.append(seen[0])
+            colours.append(seen[1])
+            numbers.append(number)
         tell("looking at slides", number + 1, len(entries))
-    alike = find_alike(np.concatenate(codes), SLIDE_EYE, threshold, tell)
+    stacked = np.array(codes, dtype=np.int8).reshape(-1, code_length(SLIDE_EYE))
+    drawn = np.array(colours, dtype=np.float32).reshape(-1, 2)
+    alike = find_alike(stacked, drawn, SLIDE_EYE, threshold, tell)
     return alike, np.array(numbers, dtype=np.int64)
 
 
-def _square(store: TileStore) -> Floats | None:
-    thumbnail, tissue = store.picture("thumbnail"), store.picture("tissue_mask")
-    return slide_square(thumbnail.astype(np.uint8), tissue.astype(np.bool_), SLIDE_EYE)
+def _look(store: TileStore) -> tuple[Codes, Floats] | None:
+    """Code and colour of a slide's tissue; None where nothing can be seen."""
+    thumbnail = store.picture("thumbnail").astype(np.uint8)
+    tissue = store.picture("tissue_mask").astype(np.bool_)
+    square = slide_square(thumbnail, tissue, SLIDE_EYE)
+    if square is None:
+        return None
+    codes, contrast = encode(square[None], SLIDE_EYE)
+    seen = contrast[0] >= LEAST_CONTRAST
+    return (codes[0], colour(thumbnail[tissue][None])) if seen else None
 
 
 def _groups(links: _Links, kind: Kind, member: Callable[[int], Member]) -> list[DuplicateGroup]:
@@ -264,3 +284,70 @@ def _groups(links: _Links, kind: Kind, member: Callable[[int], Member]) -> list[
         similarity = 1.0 if exact else float(2 - furthest)
         found.append(DuplicateGroup(kind, exact, members, round(similarity, 4)))
     return sorted(found, key=lambda group: group.members[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A manifest without its duplicates, and what was dropped."""
+
+    manifest: Manifest
+    """Its root is that of the manifest that it was made from."""
+    entries: tuple[str, ...]
+    """Ids of the entries that were left out as duplicates of others, sorted."""
+    tiles: Mapping[str, int]
+    """Tiles that were dropped, by the ids of entries, sorted; not those of `entries`."""
+
+
+def drop_duplicates(manifest: Manifest, groups: Iterable[DuplicateGroup]) -> Kept:
+    """Keep one of each group.
+
+    Of slides the one with the finest tiles stays, of those the one with most tiles; of tiles the
+    finest, of those the largest. Among equals the first by id (and resolution, and index) stays.
+    Other slides are left out with all their tiles; other tiles by a selection, and an entry of
+    which nothing is left with them.
+    """
+    entries = {entry.id: entry for entry in manifest.stores}
+    listed = list(groups)
+    gone: set[str] = set()
+    for group in (group for group in listed if group.kind == "slide"):
+        best = min(group.members, key=lambda member: _slide_rank(entries[member.entry]))
+        gone |= {member.entry for member in group.members} - {best.entry}
+    dropped: dict[str, dict[str, list[int]]] = {}
+    for group in (group for group in listed if group.kind == "tile"):
+        members = [member for member in group.members if member.entry not in gone]
+        members.sort(key=lambda member: (_tile_rank(entries[member.entry], member), member))
+        for member in members[1:]:
+            of_entry = dropped.setdefault(member.entry, {})
+            of_entry.setdefault(str(member.group), []).append(int(member.tile or 0))
+    counts = {name: sum(map(len, dropped[name].values())) for name in sorted(dropped)}
+    left = (
+        _without(entry, dropped[entry.id]) if entry.id in dropped else entry
+        for entry in manifest.stores
+        if entry.id not in gone
+    )
+    stores = tuple(entry for entry in left if entry.id not in dropped or entry.tiles)
+    return Kept(replace(manifest, stores=stores), tuple(sorted(gone)), counts)
+
+
+def _slide_rank(entry: StoreEntry) -> tuple[float, int, str]:
+    finest = min((item.mpp[0] * item.mpp[1] for item in entry.resolutions), default=math.inf)
+    return finest, -entry.tiles, entry.id
+
+
+def _tile_rank(entry: StoreEntry, member: Member) -> tuple[float, int]:
+    [found] = [item for item in entry.resolutions if item.group == member.group]
+    return found.mpp[0] * found.mpp[1], -found.tile_size
+
+
+def _without(entry: StoreEntry, tiles: Mapping[str, list[int]]) -> StoreEntry:
+    """The entry, with a selection that lacks some tiles."""
+    left = {}
+    for resolution in entry.resolutions:
+        members = entry.members(resolution.group)
+        members = TileSet.every(resolution.tiles) if members is None else members
+        members -= TileSet.of(tiles.get(resolution.group, []))
+        if members:
+            left[resolution.group] = members
+    steps = () if entry.selection is None else entry.selection.steps
+    step = {"without_duplicates": sum(map(len, tiles.values()))}
+    return replace(entry, selection=Selection((*steps, step), left))

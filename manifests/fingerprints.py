@@ -81,26 +81,39 @@ def optical_density(luminance: npt.NDArray[np.generic]) -> Floats:
     return density
 
 
-def read_luminance(data: bytes, codec: TileCodec, size: int, least: int) -> npt.NDArray[np.uint8]:
-    """Decode a tile to its luminance, as small as is quick but at least `least` pixels a side.
+def read_small(data: bytes, codec: TileCodec, size: int, least: int) -> Rgb:
+    """Decode a tile, as small as is quick but at least `least` pixels a side if it has so many.
 
     Raises:
         StoreError: the bytes are damaged or hold a picture of another size.
     """
     if codec.name != "jpeg":
-        rgb = codec.decode(data, size, size)
-        return cast("npt.NDArray[np.uint8]", (rgb @ _LUMINANCE + 0.5).astype(np.uint8))
+        return codec.decode(data, size, size)
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         if (height, width) != (size, size):
             raise StoreError(f"a JPEG tile is {width} x {height} px, not {size} x {size}")
         least = min(least, size)
-        grey = simplejpeg.decode_jpeg(
-            data, colorspace="GRAY", min_height=least, min_width=least, fastdct=True
-        )
+        small = simplejpeg.decode_jpeg(data, min_height=least, min_width=least, fastdct=True)
     except ValueError as error:
         raise StoreError(f"a JPEG tile cannot be decoded ({error})") from error
-    return cast("npt.NDArray[np.uint8]", grey[:, :, 0])
+    return cast(Rgb, small)
+
+
+def colour(pixels: Rgb) -> Floats:
+    """Mean optical density of red and of blue less that of green, over axes -3 and -2: (..., 2).
+
+    It says which stains there are, whatever the brightness.
+    """
+    mean = optical_density(pixels).mean(axis=(-3, -2))
+    return np.stack([mean[..., 0] - mean[..., 1], mean[..., 2] - mean[..., 1]], axis=-1)
+
+
+def tile_squares(pixels: Rgb, eye: Eye) -> Floats:
+    """Optical densities (n, side, side) of the luminance of square pictures (n, s, s, 3)."""
+    matrix = shrink(pixels.shape[1], eye.side)
+    squares: Floats = matrix @ optical_density(pixels @ _LUMINANCE) @ matrix.T
+    return squares
 
 
 def shrink(size: int, side: int, start: float = 0.0, stop: float | None = None) -> Floats:
@@ -114,7 +127,8 @@ def shrink(size: int, side: int, start: float = 0.0, stop: float | None = None) 
     left = np.maximum(edges[:-1, None], pixels[None])
     right = np.minimum(edges[1:, None], pixels[None] + 1)
     overlap: Floats = (right - left).clip(0).astype(np.float32)
-    return overlap * np.float32(side / (stop - start))
+    overlap *= np.float32(side / (stop - start))
+    return overlap
 
 
 def slide_square(thumbnail: Rgb, tissue: npt.NDArray[np.bool_], eye: Eye) -> Floats | None:
@@ -129,7 +143,7 @@ def slide_square(thumbnail: Rgb, tissue: npt.NDArray[np.bool_], eye: Eye) -> Flo
     half = max(_TISSUE_SPREADS * float(np.sqrt(x.var() + y.var())), 1.0)
     density = optical_density(thumbnail @ _LUMINANCE)
     glass = density[~tissue]
-    density = np.clip(density - (np.median(glass) if len(glass) else 0), 0, None)
+    density = (density - (np.median(glass) if len(glass) else 0)).clip(0).astype(np.float32)
     middle_x, middle_y = float(x.mean()) + 0.5, float(y.mean()) + 0.5
     down = shrink(len(density), eye.side, middle_y - half, middle_y + half)
     across = shrink(density.shape[1], eye.side, middle_x - half, middle_x + half)

@@ -31,6 +31,8 @@ _PROBES = 2
 _RADIUS = 0.42
 """Squared distance of descriptions up to which pictures are compared: of true copies that were
 turned and enlarged some 75 % lie within, of other pictures of one class 1 in 1000."""
+_COLOUR = 0.2
+"""Most that colours may differ, both together: 999 of 1000 true copies are within."""
 _NEAREST = 8
 _HOPE = 0.25
 """How much lower than at the best zoom the correlation may be one ring beside it."""
@@ -49,11 +51,12 @@ class Alike:
     """Pictures that others were not compared with, because too many are too alike."""
 
 
-def find_alike(codes: Codes, eye: Eye, threshold: float, tell: Progress) -> Alike:
+def find_alike(codes: Codes, colours: Floats, eye: Eye, threshold: float, tell: Progress) -> Alike:
     """The pairs of pictures whose correlation is at least `threshold`.
 
     Args:
         codes: int8 (n, c) from `encode`.
+        colours: (n, 2) from `colour`; pictures whose colours differ too much are not alike.
     """
     if len(codes) < 2:
         return Alike(np.empty((0, 2), np.int64), np.empty(0, np.float32), 0)
@@ -63,7 +66,7 @@ def find_alike(codes: Codes, eye: Eye, threshold: float, tell: Progress) -> Alik
     for block, links in zip(
         blocks, in_threads(lambda block: _nearest(codes, block, cells, eye), blocks), strict=True
     ):
-        found.append(links)
+        found.append(links[_of_one_colour(colours, links)])
         tell("looking for candidates", block.stop, len(codes))
     links = np.concatenate(found)
     parts = list(_chunks(0, len(links), _CHUNK))
@@ -202,6 +205,12 @@ def _unpack(keys: npt.NDArray[np.uint64]) -> tuple[Indices, Indices, Indices]:
 def _first_of_each_row(keys: npt.NDArray[np.uint64], most: int) -> npt.NDArray[np.uint64]:
     row = _unpack(keys)[0]
     return keys[np.arange(len(keys)) - np.searchsorted(row, row) < most]
+
+
+def _of_one_colour(colours: Floats, links: Indices) -> npt.NDArray[np.bool_]:
+    apart = np.abs(colours[links[:, 0]] - colours[links[:, 1]]).sum(axis=1)
+    found: npt.NDArray[np.bool_] = apart <= _COLOUR
+    return found
 
 
 def _verify(codes: Codes, links: Indices, eye: Eye, threshold: float) -> Floats:

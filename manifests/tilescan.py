@@ -18,10 +18,10 @@ from manifests.fingerprints import (
     Codes,
     Floats,
     code_length,
+    colour,
     encode,
-    optical_density,
-    read_luminance,
-    shrink,
+    read_small,
+    tile_squares,
 )
 from manifests.model import Manifest, StoreEntry
 from manifests.neighbours import Progress, in_threads
@@ -32,7 +32,7 @@ TileNumbers = npt.NDArray[np.int32]
 
 LEAST_CONTRAST = 0.02
 """Root mean square of band-passed optical density below which a tile is blank."""
-_BLOCK, _BATCH = 1024, 64
+_BLOCK, _BATCH = 1024, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,8 @@ class Scan:
     """(n,); NaN where it was not measured."""
     codes: Codes
     """What tiles look like, (n, c), or (0, c) if that was not asked for."""
+    colours: Floats
+    """Of `fingerprints.colour`, (n, 2), or (0, 2)."""
 
     def place(self, number: int) -> tuple[str, str, int]:
         """Entry, resolution and index of a tile."""
@@ -77,7 +79,7 @@ class Scan:
             group = open_store(self.manifest, part.entry)[part.group]
             for number in own:
                 encoded = [group.read_encoded(int(part.tiles[number - self.starts[owner]]))]
-                self.contrast[number] = encode(_squares(group, encoded), TILE_EYE)[1][0]
+                self.contrast[number] = _look(group, encoded)[1][0]
         enough: npt.NDArray[np.bool_] = self.contrast[numbers] >= LEAST_CONTRAST
         return enough
 
@@ -93,8 +95,8 @@ class Scan:
         found: npt.NDArray[np.bool_] = (owner[:, 0] == owner[:, 1]) & (part[:, 0] != part[:, 1])
         return found
 
-    def distinct(self) -> tuple[Codes, Indices]:
-        """Codes and numbers of the tiles to compare: not blank, and one of those that are equal.
+    def distinct(self) -> tuple[Codes, Floats, Indices]:
+        """Codes, colours and numbers of the tiles to compare: not blank, one of those that are equal.
 
         The codes are moved together, not copied, as they take nearly all of the memory: call this
         once.
@@ -105,7 +107,7 @@ class Scan:
         for start in range(0, len(numbers), _BLOCK):
             moved = numbers[start : start + _BLOCK]
             self.codes[start : start + len(moved)] = self.codes[moved]
-        return self.codes[: len(numbers)], numbers
+        return self.codes[: len(numbers)], self.colours[numbers], numbers
 
 
 def scan_tiles(manifest: Manifest, *, looks: bool, tell: Progress) -> Scan:
@@ -129,6 +131,7 @@ def scan_tiles(manifest: Manifest, *, looks: bool, tell: Progress) -> Scan:
         digests=np.zeros(count, dtype=np.uint64),
         contrast=np.full(count, np.nan, dtype=np.float32),
         codes=np.zeros((count if looks else 0, code_length(TILE_EYE)), dtype=np.int8),
+        colours=np.zeros((count if looks else 0, 2), dtype=np.float32),
     )
     blocks = [
         (number, begin)
@@ -164,7 +167,7 @@ def _scan_block(scan: Scan, number: int, begin: int) -> int:
         encoded = [group.read_encoded(int(tile)) for tile in tiles[batch]]
         scan.digests[rows] = [_digest(data) for data in encoded]
         if len(scan.codes):
-            scan.codes[rows], scan.contrast[rows] = encode(_squares(group, encoded), TILE_EYE)
+            scan.codes[rows], scan.contrast[rows], scan.colours[rows] = _look(group, encoded)
         scan.usable[rows] = True
     return len(tiles)
 
@@ -173,10 +176,9 @@ def _digest(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def _squares(group: TileGroup, encoded: list[bytes]) -> Floats:
-    """Small pictures of tiles, optical densities (b, side, side)."""
-    size, side = group.tile_size, TILE_EYE.side
-    small = np.stack([read_luminance(data, group.layout.codec, size, side) for data in encoded])
-    matrix = shrink(small.shape[1], side)
-    squares = matrix @ optical_density(small) @ matrix.T
-    return squares.astype(np.float32)
+def _look(group: TileGroup, encoded: list[bytes]) -> tuple[Codes, Floats, Floats]:
+    """Codes, contrast and colours of tiles."""
+    size, codec = group.tile_size, group.layout.codec
+    small = np.stack([read_small(data, codec, size, TILE_EYE.side) for data in encoded])
+    codes, contrast = encode(tile_squares(small, TILE_EYE), TILE_EYE)
+    return codes, contrast, colour(small)
