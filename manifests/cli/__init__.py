@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import click
 
+from manifests.cli.changing import annotate, relink
 from manifests.cli.combining import merge
-from manifests.cli.looking import show
+from manifests.cli.duplicates import duplicates
+from manifests.cli.export import export
+from manifests.cli.looking import show, summary
+from manifests.cli.select import select
+from manifests.cli.split import split
 from manifests.cli.terms import catalog, show_vocabulary
+from manifests.cli.verify import verify
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -21,7 +27,10 @@ def manifest() -> None:
     """Look into manifests, combine them, and choose from them."""
 
 
-for command in (show, merge, show_vocabulary):
+for command in (
+    *(show, summary, verify, duplicates),
+    *(merge, select, split, annotate, relink, export, show_vocabulary),
+):
     manifest.add_command(command)
 
 __all__ = ["catalog", "manifest"]
