@@ -62,9 +62,11 @@ class Names:
             return bool(entry.labels)
         if name in COLUMN_NAMES:
             return True
-        if name in ("source", "patient") or name in self._table - self._fixed.keys():
+        if name in ("source", "patient"):
             return entry.packed
-        return name not in self._fixed
+        if name in self._fixed:
+            return False
+        return entry.packed or name not in self._table
 
     def check(self, expression: Expression) -> None:
         """Refuse comparisons of known names with values of another kind.
