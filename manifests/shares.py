@@ -6,7 +6,6 @@ stratum that a part of it belongs to, tiles count once. Shares are between 0 and
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -107,9 +106,8 @@ def _stratum(
         units[split].add(unit)
         stores[split].add(part.entry.id)
         tiles[split] += part.tiles
-    total = math.fsum(rule.ratios)
     shares = (
-        Share(name, ratio / total, len(units[name]), len(stores[name]), tiles[name])
+        Share(name, ratio, len(units[name]), len(stores[name]), tiles[name])
         for name, ratio in zip(rule.names, rule.ratios, strict=True)
     )
     return Stratum(values, tuple(shares))

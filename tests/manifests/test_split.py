@@ -7,6 +7,7 @@ import math
 import random
 from collections import Counter, defaultdict
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from manifests.conflicts import ConflictsFound
 from manifests.holdout import UnitList
 from manifests.model import Manifest, SlideInfo, StoreEntry
+from manifests.shares import Share, Stratum, share_warnings
 from manifests.split import SplitError, SplitResult, SplitRule, place, split_manifest, stratum_of
 
 GOLDEN = "rrrrrarrarrrarrrrrarrrrrearerrarrrrrrrrr"
@@ -183,6 +185,17 @@ def test_a_unit_without_a_patient_goes_by_its_slide_whatever_it_is_called() -> N
     for seed in range(20):
         first, second = (split_manifest(m, SplitRule(seed=seed)) for m in (one, other))
         assert splits_of(first)["s1"] == splits_of(second)["renamed"]
+
+
+def test_copies_without_a_patient_go_by_the_smallest_fingerprint() -> None:
+    uuid = slide(1).uuid
+    manifest = Manifest(
+        (slide(1, content=5), slide(2, content=4, uuid=uuid), slide(3, patient="P"))
+    )
+    for seed in range(20):
+        rule = SplitRule(seed=seed)
+        found = splits_of(split_manifest(manifest, rule))
+        assert {found["s1"], found["s2"]} == {rule.split_of(("slide", "sha256:4"))}
 
 
 def test_patients_who_share_a_slide_are_one_unit_that_goes_by_the_smallest_name() -> None:
@@ -387,7 +400,8 @@ def test_quotas_are_met_within_one_unit_in_each_stratum(
     rule = replace(rule, stratify=("organ", "stain"), exact=True)
     for got in strata_counts(split_manifest(Manifest(tuple(entries)), rule)).values():
         for name, ratio in zip(rule.names, rule.ratios, strict=True):
-            assert abs(got[name] - ratio * got.total()) < 1 + 1e-9
+            quota = Fraction(str(ratio)) * got.total()
+            assert math.floor(quota) <= got[name] <= math.ceil(quota)
 
 
 def test_many_small_strata_do_not_all_favour_the_largest_split() -> None:
@@ -397,8 +411,12 @@ def test_many_small_strata_do_not_all_favour_the_largest_split() -> None:
 
 
 def test_decimal_ratios_are_meant_as_they_are_written() -> None:
-    rule = SplitRule(ratios=(0.7, 0.2, 0.1), exact=True)
-    assert Counter(split_manifest(cohort(10), rule).splits) == {"train": 7, "val": 2, "test": 1}
+    # As floats, 0.6 is a hair less than 0.6, and 0.6 of 5 would be rounded down to 2.
+    organs = ["colon", *["lung"] * 5]
+    entries = tuple(slide(n, patient=f"P{n}", organ=organ) for n, organ in enumerate(organs))
+    rule = SplitRule(ratios=(0.6, 0.3, 0.1), exact=True, stratify=("organ",))
+    counts = strata_counts(split_manifest(Manifest(entries), rule))
+    assert counts[(("lung",),)]["train"] == 3
 
 
 def test_quotas_make_up_for_what_was_kept() -> None:
@@ -441,3 +459,23 @@ def test_the_manifest_says_how_its_splits_were_made_and_only_once() -> None:
     exact = split_manifest(once, EXACT).manifest
     assert [record["exact"] for record in exact.splits] == [False, True]
     assert split_manifest(exact, EXACT, anew=True).manifest.splits == (EXACT.to_json(),)
+
+
+def test_splits_that_are_empty_or_far_off_are_warned_of() -> None:
+    def warned(units: tuple[int, int, int]) -> list[str]:
+        ratios = (0.8, 0.1, 0.1)
+        shares = [
+            Share(name, ratio, count, count, 0)
+            for name, ratio, count in zip(NAMES, ratios, units, strict=True)
+        ]
+        return share_warnings(Stratum(("lung", None), tuple(shares)), ())
+
+    assert warned((16, 2, 2)) == []
+    assert warned((15, 3, 2)) == []
+    assert warned((80, 10, 10)) == warned((76, 12, 12)) == warned((80, 5, 15)) == []
+    assert warned((17, 3, 0)) == ["test has nothing of lung, (unknown); 2.0 units were asked for"]
+    assert warned((14, 4, 2)) == ["val has 4 units of lung, (unknown); 2.0 were asked for"]
+    assert warned((80, 4, 16)) == [
+        "val has 4 units of lung, (unknown); 10.0 were asked for",
+        "test has 16 units of lung, (unknown); 10.0 were asked for",
+    ]

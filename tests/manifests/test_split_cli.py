@@ -36,7 +36,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_written_manifest_is_what_the_function_gives(folder: Path) -> None:
-    ran = run(folder, "-o", folder / "s.json", "--ratios", "0.6,0.4", "--names", "a,b", "--seed", 4)
+    ran = run(
+        folder, "-o", folder / "s.json", "--ratios", "0.6,0.4", "--names", "a,b", "--seed", "4"
+    )
     assert ran.exit_code == 0, ran.stderr
     rule = SplitRule(ratios=(0.6, 0.4), names=("a", "b"), seed=4)
     expected = split_manifest(load_manifest(folder), rule).manifest

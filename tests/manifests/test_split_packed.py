@@ -91,6 +91,15 @@ def test_pictures_go_where_the_rule_puts_their_group_or_their_name(tmp_path: Pat
         assert where == {BY_GROUP.split_of(key)}
 
 
+def test_pictures_stay_where_they_are_when_a_merge_renames_their_store(tmp_path: Path) -> None:
+    entry = packed(tmp_path)
+    first, second = (
+        split_manifest(Manifest((e,), root=tmp_path), BY_GROUP).manifest.stores[0]
+        for e in (entry, replace(entry, id="cohort-packed"))
+    )
+    assert first.splits == second.splits
+
+
 def test_the_reader_sees_each_split(tmp_path: Path) -> None:
     manifest = Manifest((packed(tmp_path),), root=tmp_path)
     save_manifest(split_manifest(manifest, BY_GROUP).manifest, tmp_path / "m.json")
