@@ -160,14 +160,13 @@ def _answers(test: Comparison, values: npt.NDArray[Any]) -> Truth:
     """The same for numbers or booleans, shape (N,)."""
     is_float = values.dtype.kind == "f"
     known = ~np.isnan(values) if is_float else np.ones(values.shape, dtype=np.bool_)
-    plain = values if is_float or values.dtype == np.bool_ else values.astype(np.int64)
-    literals = [_as_stored(value, plain) for value in test.values if value is not None]
+    literals = [_as_stored(value, values) for value in test.values if value is not None]
     if test.how != "in":
-        yes: npt.NDArray[np.bool_] = _ORDERS[test.how](plain, literals[0])
+        yes: npt.NDArray[np.bool_] = _ORDERS[test.how](values, literals[0])
         return Truth(yes, known & ~yes)
     yes = np.zeros(values.shape, dtype=np.bool_)
     for literal in literals:
-        yes |= plain == literal
+        yes |= values == literal
     return Truth(yes | ~known if None in test.values else yes, known & ~yes)
 
 

@@ -213,6 +213,7 @@ def test_organs_and_stains_are_compared_by_their_vocabulary(world: World) -> Non
     assert ids('stain == "hematoxylin-eosin"') == {"a", "p"}
     assert ids('stain in ("Ki-67 IHC") and organ == "BREAST"') == {"b"}
     assert ids('stain like "HE" or stain like "IHC*"') == {"a", "b"}
+    assert ids('stain like "h&?"') == {"a", "p"}
     assert ids('stain != "HE"') == {"b"}
     own = Vocabulary((Term("chest", synonyms=("lung", "breast")),), (), ())
     assert ids('organ == "chest"', own) == {"a", "b", "p"}
