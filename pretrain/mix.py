@@ -136,8 +136,9 @@ def resolve_mix(manifest: Manifest, split: str | None = None) -> Mix:
             continue
         stratum = (entry.stain or UNKNOWN, entry.organ or UNKNOWN)
         found[stratum].append(Slide(entry.id, sources))
+        drawn = {source.group for source in sources}
         for resolution in entry.resolutions:
-            if resolution.tiles:
+            if resolution.group in drawn:
                 sizes.setdefault(resolution.tile_size, entry.id)
     if not found:
         raise ManifestError(

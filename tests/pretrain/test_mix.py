@@ -124,6 +124,13 @@ def test_a_split_is_drawn_from_alone_whole_stores_and_parts(tmp_path: Path) -> N
         resolve_mix(manifest, "val")
 
 
+def test_a_size_of_which_nothing_is_selected_is_no_hindrance(tmp_path: Path) -> None:
+    slide = entry(tmp_path, "a", ("0.25", 16, 3), ("0.5", 8, 2))
+    slide = dataclasses.replace(slide, selection=chosen({"0.5": [0]}))
+    mix = resolve_mix(Manifest((slide,), tmp_path))
+    assert (mix.tile_size, drawn(mix)) == (8, {"a": [("0.5", 0)]})
+
+
 def test_a_store_whose_tiles_are_all_unread_counts_as_empty(tmp_path: Path) -> None:
     lost = entry(tmp_path, "lost", ("0.5", 8, 20), unread={"0.5": range(20)})
     half = entry(tmp_path, "half", ("0.25", 8, 3), ("0.5", 8, 2), unread={"0.25": range(3)})
