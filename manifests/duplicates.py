@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from manifests.errors import HistotileError
 from manifests.fingerprints import (
-    SLIDE_EYE,
-    TILE_EYE,
-    Codes,
+    GLANCE,
+    LOOK,
+    Eye,
     Floats,
     code_length,
     colour,
@@ -30,7 +30,7 @@ from manifests.fingerprints import (
 )
 from manifests.model import Selection
 from manifests.neighbours import Alike, Progress, best_of_each, find_alike
-from manifests.store import TileStore, open_store
+from manifests.store import open_store
 from manifests.tilescan import LEAST_CONTRAST, Scan, scan_tiles
 from manifests.tileset import TileSet
 
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 Kind = Literal["slide", "tile"]
 Indices = npt.NDArray[np.int64]
 
-TILE_THRESHOLD = 0.65
-SLIDE_THRESHOLD = 0.8
+TILE_THRESHOLD = 0.35
+SLIDE_THRESHOLD = 0.6
 """Similarity from which two tiles, or two slides, count as the same: docs/reference/duplicates.md
 says what was measured."""
 
@@ -161,8 +161,7 @@ def search_duplicates(
         scan = scan_tiles(manifest, looks=near, tell=tell)
         links = _equal_tiles(scan)
         if near:
-            codes, colours, numbers = scan.distinct()
-            alike = find_alike(codes, colours, TILE_EYE, threshold or TILE_THRESHOLD, tell)
+            alike, numbers = _alike_tiles(scan, threshold or TILE_THRESHOLD, tell)
             pairs = numbers[alike.pairs]
             other = ~scan.of_one_store(pairs)
             links = links.and_also(pairs[other], alike.similarity[other])
@@ -217,6 +216,16 @@ def _equal_tiles(scan: Scan) -> _Links:
     return _Links(links.content, links.pairs[kept], links.similarity[kept])
 
 
+def _alike_tiles(scan: Scan, threshold: float, tell: Progress) -> tuple[Alike, Indices]:
+    """Tiles that look the same, and the numbers in the scan of those that were looked at."""
+    codes, colours, numbers = scan.distinct()
+
+    def look_at(places: Indices) -> Floats:
+        return scan.look_at(numbers[places])
+
+    return find_alike(codes, colours, look_at, threshold, tell), numbers
+
+
 def _equal(content: npt.NDArray[np.integer[Any]], among: Indices) -> _Links:
     """Links of each thing to the first one of the same content."""
     order = among[np.argsort(content[among], kind="stable")]
@@ -234,28 +243,37 @@ def _alike_slides(
     """Slides that look the same, and the numbers of the entries that could be looked at."""
     codes, colours, numbers = [], [], []
     for number, entry in enumerate(entries):
-        seen = None if entry.packed else _look(open_store(manifest, entry))
-        if seen is not None:
-            codes.append(seen[0])
-            colours.append(seen[1])
-            numbers.append(number)
+        square = None if entry.packed else _square(manifest, entry, GLANCE)
+        if square is not None:
+            code, contrast = encode(square[0][None], GLANCE)
+            if contrast[0] >= LEAST_CONTRAST:
+                codes.append(code[0])
+                colours.append(square[1])
+                numbers.append(number)
         tell("looking at slides", number + 1, len(entries))
-    stacked = np.array(codes, dtype=np.int8).reshape(-1, code_length(SLIDE_EYE))
-    drawn = np.array(colours, dtype=np.float32).reshape(-1, 2)
-    alike = find_alike(stacked, drawn, SLIDE_EYE, threshold, tell)
-    return alike, np.array(numbers, dtype=np.int64)
+    shown = np.array(numbers, dtype=np.int64)
+
+    def look_at(places: Indices) -> Floats:
+        again = (_square(manifest, entries[number], LOOK) for number in shown[places])
+        return np.stack([square[0] for square in again if square is not None])
+
+    alike = find_alike(
+        np.array(codes, dtype=np.int8).reshape(-1, code_length(GLANCE)),
+        np.array(colours, dtype=np.float32).reshape(-1, 2),
+        look_at,
+        threshold,
+        tell,
+    )
+    return alike, shown
 
 
-def _look(store: TileStore) -> tuple[Codes, Floats] | None:
-    """Code and colour of a slide's tissue; None where nothing can be seen."""
+def _square(manifest: Manifest, entry: StoreEntry, eye: Eye) -> tuple[Floats, Floats] | None:
+    """A slide's square and colour; None where it has no tissue."""
+    store = open_store(manifest, entry)
     thumbnail = store.picture("thumbnail").astype(np.uint8)
     tissue = store.picture("tissue_mask").astype(np.bool_)
-    square = slide_square(thumbnail, tissue, SLIDE_EYE)
-    if square is None:
-        return None
-    codes, contrast = encode(square[None], SLIDE_EYE)
-    seen = contrast[0] >= LEAST_CONTRAST
-    return (codes[0], colour(thumbnail[tissue][None])) if seen else None
+    square = slide_square(thumbnail, tissue, eye)
+    return None if square is None else (square, colour(thumbnail[tissue][None]))
 
 
 def _groups(links: _Links, kind: Kind, member: Callable[[int], Member]) -> list[DuplicateGroup]:

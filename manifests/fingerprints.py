@@ -27,17 +27,15 @@ from manifests.errors import StoreError
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int8]
 
-RING_FACTOR = 1.09
-"""Ratio of the radii of neighbouring rings."""
-_INNER_PX = 1.8
 _BANDS, _ORDERS = 4, 6
 DIMENSIONS = _BANDS + _BANDS * (_BANDS + 1) // 2 * _ORDERS
 """Length of what `describe` returns."""
-_FINE_PX, _COARSE_PX = 0.6, 3.0
 _CODE_SCALE = 300.0
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _TISSUE_SPREADS = 1.5
 """Half the side of a slide's square, in root mean square distances of tissue from its centre."""
+_LEAST_TISSUE_PX = 48
+_COVER_PX = 2.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +46,26 @@ class Eye:
     """Pixels of the small square."""
     angles: int
     """Samples along a ring."""
-    zooms: tuple[int, ...] = (0, 2, 4, 6)
+    factor: float
+    """Ratio of the radii of neighbouring rings."""
+    inner_px: float
+    """Radius of the innermost ring, about."""
+    fine_px: float
+    """What is finer than this (standard deviation of a Gaussian) is blurred away."""
+    coarse_px: float
+    """What is coarser than this is taken away."""
+    zooms: tuple[int, ...] = (0,)
     """Rings by which one picture may be an enlarged middle of another, for `describe`."""
 
     @property
     def rings(self) -> int:
         """Number of rings."""
-        return int(np.log(self._outer_px / _INNER_PX) / np.log(RING_FACTOR)) + 1
+        return int(np.log(self._outer_px / self.inner_px) / np.log(self.factor)) + 1
 
     @property
     def radii(self) -> npt.NDArray[np.float64]:
         """Radii of the rings in pixels, from the innermost to the outermost."""
-        return self._outer_px * RING_FACTOR ** -np.arange(self.rings, dtype=np.float64)[::-1]
+        return self._outer_px * self.factor ** -np.arange(self.rings, dtype=np.float64)[::-1]
 
     @property
     def orders(self) -> int:
@@ -71,8 +77,10 @@ class Eye:
         return (self.side - 1) / 2
 
 
-TILE_EYE = Eye(side=28, angles=48)
-SLIDE_EYE = Eye(side=64, angles=96)
+GLANCE = Eye(28, 48, factor=1.09, inner_px=1.8, fine_px=0.6, coarse_px=3, zooms=(0, 2, 4, 6))
+"""For all pictures: pixels of about 8 in a tile of 224 px."""
+LOOK = Eye(64, 128, factor=1.03, inner_px=5, fine_px=0.8, coarse_px=2)
+"""For candidates: nuclei are seen."""
 
 
 def optical_density(luminance: npt.NDArray[np.generic]) -> Floats:
@@ -105,15 +113,15 @@ def colour(pixels: Rgb) -> Floats:
 
     It says which stains there are, whatever the brightness.
     """
-    mean = optical_density(pixels).mean(axis=(-3, -2))
+    mean: Floats = optical_density(pixels).mean(axis=(-3, -2))
     return np.stack([mean[..., 0] - mean[..., 1], mean[..., 2] - mean[..., 1]], axis=-1)
 
 
 def tile_squares(pixels: Rgb, eye: Eye) -> Floats:
     """Optical densities (n, side, side) of the luminance of square pictures (n, s, s, 3)."""
     matrix = shrink(pixels.shape[1], eye.side)
-    squares: Floats = matrix @ optical_density(pixels @ _LUMINANCE) @ matrix.T
-    return squares
+    squares = matrix @ optical_density(pixels @ _LUMINANCE) @ matrix.T
+    return squares.astype(np.float32)
 
 
 def shrink(size: int, side: int, start: float = 0.0, stop: float | None = None) -> Floats:
@@ -126,29 +134,28 @@ def shrink(size: int, side: int, start: float = 0.0, stop: float | None = None) 
     pixels = np.arange(size)
     left = np.maximum(edges[:-1, None], pixels[None])
     right = np.minimum(edges[1:, None], pixels[None] + 1)
-    overlap: Floats = (right - left).clip(0).astype(np.float32)
-    overlap *= np.float32(side / (stop - start))
-    return overlap
+    overlap = (right - left).clip(0) * (side / (stop - start))
+    return overlap.astype(np.float32)
 
 
 def slide_square(thumbnail: Rgb, tissue: npt.NDArray[np.bool_], eye: Eye) -> Floats | None:
-    """Optical densities (side, side) of a slide's tissue; None where there is no tissue.
+    """Optical densities (side, side) of a slide's tissue; None where there is too little to see.
 
     The square is centred on the tissue and grows with its spread, so that neither the size of the
     picture nor the glass around the tissue matters. Glass has density 0.
     """
     y, x = np.nonzero(tissue)
-    if not len(x):
+    half = _TISSUE_SPREADS * float(np.sqrt(x.var() + y.var())) if len(x) else 0.0
+    if 2 * half < _LEAST_TISSUE_PX:
         return None
-    half = max(_TISSUE_SPREADS * float(np.sqrt(x.var() + y.var())), 1.0)
     density = optical_density(thumbnail @ _LUMINANCE)
     glass = density[~tissue]
     density = (density - (np.median(glass) if len(glass) else 0)).clip(0).astype(np.float32)
     middle_x, middle_y = float(x.mean()) + 0.5, float(y.mean()) + 0.5
     down = shrink(len(density), eye.side, middle_y - half, middle_y + half)
     across = shrink(density.shape[1], eye.side, middle_x - half, middle_x + half)
-    square: Floats = down @ density @ across.T
-    return square
+    square = down @ density @ across.T
+    return square.astype(np.float32)
 
 
 def code_length(eye: Eye) -> int:
@@ -178,12 +185,33 @@ def spectra(codes: Codes, eye: Eye) -> npt.NDArray[np.complex64]:
     return found
 
 
+def see(squares: Floats, eye: Eye) -> tuple[npt.NDArray[np.complex64], Floats]:
+    """Spectra as `spectra` has them, without the detour over codes, and coverage, (n,).
+
+    Coverage tells how evenly the detail is spread: 1 where it is the same all over, near 0 where
+    the picture is but one edge. The more of it there is, the less likely others look so by chance.
+    """
+    from scipy import ndimage
+
+    fine, coarse, wide = (_blur(eye.side, px) for px in (eye.fine_px, eye.coarse_px, _COVER_PX))
+    passed = fine @ squares @ fine.T - coarse @ squares @ coarse.T
+    energy = wide @ passed**2 @ wide.T
+    coverage = energy.mean(axis=(1, 2)) ** 2 / np.maximum((energy**2).mean(axis=(1, 2)), 1e-12)
+    turn = 2 * np.pi * np.arange(eye.angles) / eye.angles
+    middle = (eye.side - 1) / 2
+    places = np.stack([eye.radii[:, None] * np.sin(turn), eye.radii[:, None] * np.cos(turn)])
+    polar = np.stack([ndimage.map_coordinates(p, places + middle, order=1) for p in passed])
+    spectrum = np.fft.rfft(polar, axis=2)[:, :, : eye.orders] * _kept(eye)
+    spectrum *= eye.radii[:, None] / np.sqrt((eye.radii**2).sum())
+    return spectrum.astype(np.complex64), coverage.astype(np.float32)
+
+
 def describe(spectrum: npt.NDArray[np.complex64], zoom: int, eye: Eye) -> Floats:
     """A vector that turning and mirroring the picture does not change, float32 (n, DIMENSIONS).
 
     Rings are pooled to a few bands. What stays is the band's mean, and for each order the real
     part of the products of two bands: their common phase drops out. Of equal pictures, one of which
-    is the enlarged middle of the other by `RING_FACTOR` ** zoom, the whole one must be described
+    is the enlarged middle of the other by the eye's factor ** zoom, the whole one must be described
     with that zoom and the enlarged one with 0.
     """
     width = eye.rings - max(eye.zooms)
@@ -252,22 +280,29 @@ def _multiplicity(eye: Eye) -> Floats:
 @functools.cache
 def _operator(eye: Eye) -> Floats:
     """The linear map (side², codes) from a square to its packed, weighted ring spectra."""
-    from scipy import ndimage
-
     side, angles = eye.side, eye.angles
     turn = 2 * np.pi * np.arange(angles) / angles
     radii = eye.radii.reshape(-1, 1)
     across = _interpolate((side - 1) / 2 + radii * np.cos(turn), side)
     down = _interpolate((side - 1) / 2 + radii * np.sin(turn), side)
     polar = np.zeros((eye.rings, angles, side * side))
-    for sigma, sign in ((_FINE_PX, 1), (_COARSE_PX, -1)):
-        blur = ndimage.gaussian_filter1d(np.eye(side), sigma, axis=1)
+    for sigma, sign in ((eye.fine_px, 1), (eye.coarse_px, -1)):
+        blur = _blur(side, sigma)
         pairs = np.einsum("rty,rtx->rtyx", down @ blur, across @ blur)
         polar += sign * pairs.reshape(polar.shape)
     area = radii / np.sqrt((radii**2).sum())
     spectrum = np.fft.rfft(polar, axis=1)[:, : eye.orders] * (area / angles)[:, :, None]
     packed = spectrum[_kept(eye)].T
     return np.concatenate([packed.real, packed.imag], axis=1).astype(np.float32)
+
+
+@functools.cache
+def _blur(side: int, sigma_px: float) -> Floats:
+    """A matrix (side, side) that blurs a line by a Gaussian; what is beyond its ends mirrors it."""
+    from scipy import ndimage
+
+    blurred: Floats = ndimage.gaussian_filter1d(np.eye(side), sigma_px, axis=1).astype(np.float32)
+    return blurred
 
 
 def _interpolate(places: npt.NDArray[np.float64], side: int) -> npt.NDArray[np.float64]:

@@ -8,6 +8,7 @@ are looked at closely. So the cost of a picture is bounded.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +18,23 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from manifests.fingerprints import DIMENSIONS, Codes, Eye, Floats, compare, describe, spectra
+from manifests.fingerprints import (
+    DIMENSIONS,
+    GLANCE,
+    LOOK,
+    Codes,
+    Floats,
+    compare,
+    describe,
+    see,
+    spectra,
+)
 
 Indices = npt.NDArray[np.int64]
 Part = TypeVar("Part")
 Result = TypeVar("Result")
+LookAt = Callable[[Indices], Floats]
+"""Squares (n, side, side) of optical density of the pictures of some numbers."""
 Progress = Callable[[str, int, int], None]
 """Is told what is being done, and how many of how many pictures are done."""
 
@@ -34,9 +47,17 @@ turned and enlarged some 75 % lie within, of other pictures of one class 1 in 10
 _COLOUR = 0.2
 """Most that colours may differ, both together: 999 of 1000 true copies are within."""
 _NEAREST = 8
+_WORTH_A_LOOK = 0.45
+"""Correlation at a glance from which a closer look is taken."""
+_RICH = 0.5
+"""Coverage from which pictures have enough detail."""
+_PLAINEST = 0.9
+"""Similarity that is enough however little detail there is."""
+_LOOK_AROUND = 4
+"""Rings of `LOOK` beside the zoom found at a glance: one and a third of its own."""
 _HOPE = 0.25
 """How much lower than at the best zoom the correlation may be one ring beside it."""
-_CHUNK, _BLOCK = 2048, 16384
+_CHUNK, _BLOCK, _LOOKS = 2048, 16384, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,41 +67,49 @@ class Alike:
     pairs: Indices
     """Numbers of the pictures, (p, 2), the lower one first; sorted, each pair once."""
     similarity: Floats
-    """Correlation at the best angle, (p,), up to 1."""
+    """Correlation of the fine detail at the best angle, (p,), up to 1."""
     passed_over: int
     """Pictures that others were not compared with, because too many are too alike."""
 
 
-def find_alike(codes: Codes, colours: Floats, eye: Eye, threshold: float, tell: Progress) -> Alike:
-    """The pairs of pictures whose correlation is at least `threshold`.
+def find_alike(
+    codes: Codes, colours: Floats, look_at: LookAt, threshold: float, tell: Progress
+) -> Alike:
+    """The pairs of pictures whose similarity is at least `threshold`.
+
+    Of pictures with little detail (see `fingerprints.see`) more is asked, up to `_PLAINEST`.
 
     Args:
-        codes: int8 (n, c) from `encode`.
+        codes: int8 (n, c) from `encode`, by `GLANCE`.
         colours: (n, 2) from `colour`; pictures whose colours differ too much are not alike.
+        look_at: fetches pictures again, for the closer look, as squares of the side of `LOOK`.
     """
     if len(codes) < 2:
         return Alike(np.empty((0, 2), np.int64), np.empty(0, np.float32), 0)
-    cells = _make_cells(codes, eye)
+    cells = _make_cells(codes)
     blocks = list(_chunks(0, len(codes), _BLOCK))
     found = []
-    for block, links in zip(
-        blocks, in_threads(lambda block: _nearest(codes, block, cells, eye), blocks), strict=True
-    ):
+    nearest = in_threads(lambda block: _nearest(codes, block, cells), blocks)
+    for block, links in zip(blocks, nearest, strict=True):
         found.append(links[_of_one_colour(colours, links)])
         tell("looking for candidates", block.stop, len(codes))
     links = np.concatenate(found)
     parts = list(_chunks(0, len(links), _CHUNK))
+    compared = []
+    for part, better in zip(
+        parts, in_threads(lambda part: _compare(codes, links[part]), parts), strict=True
+    ):
+        compared.append(better)
+        tell("comparing candidates", part.stop, len(links))
+    links = _each_pair_once(np.concatenate([np.empty((0, 4)), *compared]))
+    parts = list(_chunks(0, len(links), _LOOKS))
     scores = [np.empty(0, np.float32)]
     for part, score in zip(
-        parts,
-        in_threads(lambda part: _verify(codes, links[part], eye, threshold), parts),
-        strict=True,
+        parts, in_threads(lambda part: _look(links[part], look_at, threshold), parts), strict=True
     ):
         scores.append(score)
-        tell("comparing candidates", part.stop, len(links))
-    pairs, similarity = best_of_each(
-        np.sort(links[:, :2], axis=1), np.concatenate(scores), threshold
-    )
+        tell("looking closer", part.stop, len(links))
+    pairs, similarity = best_of_each(np.sort(links[:, :2], axis=1), np.concatenate(scores))
     return Alike(pairs, similarity, cells.passed_over)
 
 
@@ -99,11 +128,11 @@ class _Cells:
     passed_over: int
 
 
-def _make_cells(codes: Codes, eye: Eye) -> _Cells:
+def _make_cells(codes: Codes) -> _Cells:
     count = len(codes)
     every = np.empty((count, DIMENSIONS), dtype=np.float16)
     for chunk in _chunks(0, count, _CHUNK):
-        every[chunk] = describe(spectra(codes[chunk], eye), 0, eye)
+        every[chunk] = describe(spectra(codes[chunk], GLANCE), 0, GLANCE)
     centre_count = max(1, count // _CELL_MEMBERS)
     # Evenly spaced pictures are centres enough: crowded regions get more of them by themselves.
     chosen = np.arange(centre_count) * count // centre_count
@@ -133,25 +162,25 @@ def _nearest_centres(points: Floats, centres: Floats, most: int) -> Indices:
     return np.stack(found, axis=1)
 
 
-def _nearest(codes: Codes, block: slice, cells: _Cells, eye: Eye) -> Indices:
+def _nearest(codes: Codes, block: slice, cells: _Cells) -> Indices:
     """Links (l, 3) of the pictures of a block: picture, other picture, zoom of the other one."""
-    points = np.empty((len(eye.zooms), block.stop - block.start, DIMENSIONS), dtype=np.float32)
+    points = np.empty((len(GLANCE.zooms), block.stop - block.start, DIMENSIONS), dtype=np.float32)
     near = np.empty((*points.shape[:2], min(_PROBES, len(cells.centres))), dtype=np.int64)
     for chunk in _chunks(block.start, block.stop, _CHUNK):
-        spectrum = spectra(codes[chunk], eye)
+        spectrum = spectra(codes[chunk], GLANCE)
         rows = slice(chunk.start - block.start, chunk.stop - block.start)
-        for place, zoom in enumerate(eye.zooms):
-            points[place, rows] = describe(spectrum, zoom, eye)
+        for place, zoom in enumerate(GLANCE.zooms):
+            points[place, rows] = describe(spectrum, zoom, GLANCE)
             near[place, rows] = _nearest_centres(points[place, rows], cells.centres, _PROBES)
     keys = np.sort(np.concatenate(list(_within_radius(points, near, block.start, cells))))
-    row, at, column = _unpack(_first_of_each_row(keys, _NEAREST * len(eye.zooms)))
+    row, at, column = _unpack(_first_of_each_row(keys, _NEAREST * len(GLANCE.zooms)))
     # A picture may be found at several zooms: the nearest counts.
     _, first = np.unique(row << _COLUMN_BITS | column, return_index=True)
     kept = np.zeros(len(row), dtype=bool)
     kept[first] = True
     row, at, column = row[kept], at[kept], column[kept]
     near_enough = np.arange(len(row)) - np.searchsorted(row, row) < _NEAREST
-    links = np.stack([row + block.start, column, np.array(eye.zooms)[at]], axis=1)
+    links = np.stack([row + block.start, column, np.array(GLANCE.zooms)[at]], axis=1)
     return links[near_enough]
 
 
@@ -213,17 +242,50 @@ def _of_one_colour(colours: Floats, links: Indices) -> npt.NDArray[np.bool_]:
     return found
 
 
-def _verify(codes: Codes, links: Indices, eye: Eye, threshold: float) -> Floats:
-    """The correlation of each link at its zoom, and if that is promising at the two beside it."""
+def _compare(codes: Codes, links: Indices) -> npt.NDArray[np.float64]:
+    """The links that are worth a closer look: picture, other picture, best zoom, correlation."""
+    best = np.full(len(links), -1, dtype=np.float32)
+    zooms = links[:, 2].copy()
+    for zoom in np.unique(links[:, 2]):
+        at = np.flatnonzero(links[:, 2] == zoom)
+        whole, enlarged = (spectra(codes[links[at, k]], GLANCE) for k in (0, 1))
+        best[at] = compare(whole, enlarged, zoom, GLANCE)
+        hopeful = best[at] >= _WORTH_A_LOOK - _HOPE
+        at, whole, enlarged = at[hopeful], whole[hopeful], enlarged[hopeful]
+        for beside in (zoom - 1, zoom + 1):
+            score = compare(whole, enlarged, beside, GLANCE)
+            better = score > best[at]
+            best[at[better]], zooms[at[better]] = score[better], beside
+    kept = best >= _WORTH_A_LOOK
+    return np.column_stack([links[kept, :2], zooms[kept], best[kept]])
+
+
+def _each_pair_once(links: npt.NDArray[np.float64]) -> Indices:
+    """Links (l, 3) without those of a pair that has a better one; sorted by the lower picture."""
+    low, high = links[:, :2].min(axis=1), links[:, :2].max(axis=1)
+    order = np.lexsort((links[:, 2], -links[:, 3], high, low))
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = (np.diff(low[order]) != 0) | (np.diff(high[order]) != 0)
+    return links[order[first], :3].astype(np.int64)
+
+
+def _look(links: Indices, look_at: LookAt, threshold: float) -> Floats:
+    """The correlation of the fine detail of each link; -1 where it is too low to tell."""
+    numbers, flat = np.unique(links[:, :2], return_inverse=True)
+    one, other = flat.reshape(-1, 2).T
+    seen, coverage = see(look_at(numbers), LOOK)
     similarity = np.full(len(links), -1, dtype=np.float32)
     for zoom in np.unique(links[:, 2]):
         at = np.flatnonzero(links[:, 2] == zoom)
-        whole, enlarged = (spectra(codes[links[at, k]], eye) for k in (0, 1))
-        similarity[at] = compare(whole, enlarged, zoom, eye)
-        hopeful = similarity[at] >= threshold - _HOPE
-        at, whole, enlarged = at[hopeful], whole[hopeful], enlarged[hopeful]
-        for beside in (zoom - 1, zoom + 1):
-            similarity[at] = np.maximum(similarity[at], compare(whole, enlarged, beside, eye))
+        middle = round(zoom * math.log(GLANCE.factor) / math.log(LOOK.factor))
+        for close in range(middle - _LOOK_AROUND, middle + _LOOK_AROUND + 1):
+            score = compare(seen[one[at]], seen[other[at]], close, LOOK)
+            similarity[at] = np.maximum(similarity[at], score)
+    least = np.minimum(coverage[one], coverage[other])
+    # The correlation of unlike pictures spreads as the root of how much there is to compare.
+    plain = np.sqrt(np.maximum(_RICH / np.maximum(least, 1e-6), 1))
+    needed = np.maximum(np.minimum(threshold * plain, _PLAINEST), threshold)
+    similarity[similarity < needed] = -1
     return similarity
 
 

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from manifests.codec import Rgb
 from manifests.fingerprints import (
-    TILE_EYE,
+    GLANCE,
+    LOOK,
     Codes,
+    Eye,
     Floats,
     code_length,
     colour,
@@ -73,19 +76,31 @@ class Scan:
     def tell_apart(self, numbers: Indices) -> npt.NDArray[np.bool_]:
         """Whether tiles have enough contrast; measures those that were not yet."""
         new = np.unique(numbers[np.isnan(self.contrast[numbers])])
-        owners = np.searchsorted(self.starts, new, side="right") - 1
-        for owner in np.unique(owners):
-            part, own = self.parts[owner], new[owners == owner]
-            group = open_store(self.manifest, part.entry)[part.group]
-            for number in own:
-                encoded = [group.read_encoded(int(part.tiles[number - self.starts[owner]]))]
-                self.contrast[number] = _look(group, encoded)[1][0]
+        for group, tiles, rows in self._by_group(new):
+            for tile, row in zip(tiles, new[rows], strict=True):
+                self.contrast[row] = _glance(group, [group.read_encoded(int(tile))])[1][0]
         enough: npt.NDArray[np.bool_] = self.contrast[numbers] >= LEAST_CONTRAST
         return enough
 
     def blank(self) -> int:
         """How many tiles have too little contrast, as far as it was measured."""
         return int((self.usable & (self.contrast < LEAST_CONTRAST)).sum())
+
+    def look_at(self, numbers: Indices) -> Floats:
+        """Squares of some tiles for the closer look, (n, side, side)."""
+        squares = np.empty((len(numbers), LOOK.side, LOOK.side), dtype=np.float32)
+        for group, tiles, rows in self._by_group(numbers):
+            encoded = [group.read_encoded(int(tile)) for tile in tiles]
+            squares[rows] = tile_squares(_small(group, encoded, LOOK), LOOK)
+        return squares
+
+    def _by_group(self, numbers: Indices) -> Iterator[tuple[TileGroup, TileNumbers, Indices]]:
+        """Open groups, indices of tiles, and where these stand in `numbers`."""
+        owners = np.searchsorted(self.starts, numbers, side="right") - 1
+        for owner in np.unique(owners):
+            part, rows = self.parts[owner], np.flatnonzero(owners == owner)
+            group = open_store(self.manifest, part.entry)[part.group]
+            yield group, part.tiles[numbers[rows] - self.starts[owner]], rows
 
     def of_one_store(self, pairs: Indices) -> npt.NDArray[np.bool_]:
         """Whether the two tiles of each pair, (p, 2), lie in one store at two resolutions."""
@@ -96,7 +111,7 @@ class Scan:
         return found
 
     def distinct(self) -> tuple[Codes, Floats, Indices]:
-        """Codes, colours and numbers of the tiles to compare: not blank, one of those that are equal.
+        """Codes, colours and numbers of tiles to compare: not blank, one of those that are equal.
 
         The codes are moved together, not copied, as they take nearly all of the memory: call this
         once.
@@ -130,7 +145,7 @@ def scan_tiles(manifest: Manifest, *, looks: bool, tell: Progress) -> Scan:
         usable=np.zeros(count, dtype=np.bool_),
         digests=np.zeros(count, dtype=np.uint64),
         contrast=np.full(count, np.nan, dtype=np.float32),
-        codes=np.zeros((count if looks else 0, code_length(TILE_EYE)), dtype=np.int8),
+        codes=np.zeros((count if looks else 0, code_length(GLANCE)), dtype=np.int8),
         colours=np.zeros((count if looks else 0, 2), dtype=np.float32),
     )
     blocks = [
@@ -167,7 +182,7 @@ def _scan_block(scan: Scan, number: int, begin: int) -> int:
         encoded = [group.read_encoded(int(tile)) for tile in tiles[batch]]
         scan.digests[rows] = [_digest(data) for data in encoded]
         if len(scan.codes):
-            scan.codes[rows], scan.contrast[rows], scan.colours[rows] = _look(group, encoded)
+            scan.codes[rows], scan.contrast[rows], scan.colours[rows] = _glance(group, encoded)
         scan.usable[rows] = True
     return len(tiles)
 
@@ -176,9 +191,13 @@ def _digest(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def _look(group: TileGroup, encoded: list[bytes]) -> tuple[Codes, Floats, Floats]:
+def _glance(group: TileGroup, encoded: list[bytes]) -> tuple[Codes, Floats, Floats]:
     """Codes, contrast and colours of tiles."""
-    size, codec = group.tile_size, group.layout.codec
-    small = np.stack([read_small(data, codec, size, TILE_EYE.side) for data in encoded])
-    codes, contrast = encode(tile_squares(small, TILE_EYE), TILE_EYE)
+    small = _small(group, encoded, GLANCE)
+    codes, contrast = encode(tile_squares(small, GLANCE), GLANCE)
     return codes, contrast, colour(small)
+
+
+def _small(group: TileGroup, encoded: list[bytes], eye: Eye) -> Rgb:
+    size, codec = group.tile_size, group.layout.codec
+    return np.stack([read_small(data, codec, size, eye.side) for data in encoded])

@@ -1,0 +1,186 @@
+"""`histotile manifest duplicates`: what is in a set twice, and the set without it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manifests.cli.arguments import JSON, MANIFEST
+from manifests.console import exit_codes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from manifests.duplicates import DuplicateGroup, Duplicates, Kept
+    from manifests.files import Json
+
+_MOST_SHOWN = 20
+
+
+@click.command()
+@MANIFEST
+@click.option("--exact", is_flag=True, help="Only equal fingerprints and equal bytes.")
+@click.option("--near", is_flag=True, help="Only what looks the same without being equal.")
+@click.option("--slides", is_flag=True, help="Only slides.")
+@click.option("--tiles", is_flag=True, help="Only tiles.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="SIMILARITY",
+    help="Least similarity of what looks the same, up to 1. Default: 0.35 for tiles, 0.6 for "
+    "slides. Higher finds fewer and surer ones.",
+)
+@click.option(
+    "--drop", is_flag=True, help="Write a manifest that keeps one of each group: needs -o."
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The manifest to write. It must lie in a folder that all stores lie below.",
+)
+@JSON
+@exit_codes()
+def duplicates(manifest_path: Path, **options: Any) -> None:
+    """Find slides and tiles that are in MANIFEST more than once.
+
+    Equal: one fingerprint (slides), the same bytes (tiles). Near: what looks the same although it
+    was encoded anew, rescaled, mirrored, turned by any angle, enlarged up to 1.7 times, or is
+    somewhat brighter. MANIFEST is a manifest.json or the folder that holds one. Duplicates are no
+    error: the exit code is 0 with and without them.
+    """
+    if options["drop"] != (options["out"] is not None):
+        raise click.UsageError("--drop and -o FILE need each other.")
+    # Before NumPy is there: threads that wait for each other inside of its products cost far more
+    # than they gain where all cores are at work already.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from manifests.console import Display, print_table
+    from manifests.duplicates import drop_duplicates, search_duplicates
+    from manifests.files import pretty_json
+    from manifests.jsonfile import load_manifest, save_manifest
+    from manifests.placing import rebase
+
+    manifest = load_manifest(manifest_path)
+    kinds = {"exact": options["exact"], "near": options["near"]}
+    things = {"slides": options["slides"], "tiles": options["tiles"]}
+    with Display("done") as display:
+        found = search_duplicates(
+            manifest,
+            **_chosen(kinds),
+            **_chosen(things),
+            threshold=options["threshold"],
+            display=display,
+        )
+    kept = drop_duplicates(manifest, found.groups) if options["drop"] else None
+    if kept is not None:
+        save_manifest(rebase(kept.manifest, options["out"].parent), options["out"])
+    if options["as_json"]:
+        click.echo(pretty_json(_to_json(found, kept)).decode(), nl=False)
+    elif found.groups:
+        print_table(_table(found.groups))
+    for line in [*_counted(found), *([] if kept is None else _dropped(kept, options["out"]))]:
+        click.echo(line, err=True)
+
+
+def _chosen(flags: dict[str, bool]) -> dict[str, bool]:
+    """No flag and all flags mean the same."""
+    return flags if any(flags.values()) else dict.fromkeys(flags, True)
+
+
+def _table(groups: tuple[DuplicateGroup, ...]) -> Table:
+    """The largest groups first, with how many members each entry has."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from manifests.console import printable
+
+    ordered = sorted(groups, key=lambda group: -len(group.members))
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("kind")
+    table.add_column("members", justify="right")
+    table.add_column("similarity", justify="right")
+    table.add_column("where", overflow="fold")
+    for group in ordered[:_MOST_SHOWN]:
+        similarity = "exact" if group.exact else f"{group.similarity:.3f}"
+        cells = group.kind, f"{len(group.members):,}", similarity, printable(_where(group))
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _where(group: DuplicateGroup) -> str:
+    if group.kind == "slide":
+        return ", ".join(member.entry for member in group.members)
+    counts = Counter((member.entry, member.group) for member in group.members)
+    found = []
+    for (entry, resolution), count in counts.items():
+        tiles = [m.tile for m in group.members if (m.entry, m.group) == (entry, resolution)]
+        shown = ", ".join(map(str, tiles[:4])) + (", …" if count > 4 else "")
+        found.append(f"{entry} {resolution}: {shown}" + (f" ({count:,})" if count > 4 else ""))
+    return "; ".join(found)
+
+
+def _counted(found: Duplicates) -> list[str]:
+    """What was found and what was not looked at, a sentence each."""
+    lines = []
+    if len(found.groups) > _MOST_SHOWN:
+        lines.append(f"{_MOST_SHOWN} of {len(found.groups):,} groups are shown; --json has all.")
+    for kind, looked_at in (("slide", found.slides), ("tile", found.tiles)):
+        groups = [group for group in found.groups if group.kind == kind]
+        surplus = sum(len(group.members) - 1 for group in groups)
+        if looked_at:
+            lines.append(
+                f"{looked_at:,} {kind}s: {len(groups):,} groups of duplicates, "
+                f"{surplus:,} {kind}s more than needed."
+            )
+    if found.blank:
+        lines.append(f"{found.blank:,} tiles are too blank to be told apart and in no group.")
+    if found.unpictured:
+        lines.append(
+            f"{found.unpictured:,} slides have no thumbnail with tissue (packed stores have none); "
+            "only their fingerprints were compared."
+        )
+    if found.passed_over:
+        lines.append(
+            f"{found.passed_over:,} slides or tiles are so like many others that not all of these "
+            "were compared with them."
+        )
+    return lines
+
+
+def _dropped(kept: Kept, out: Path) -> list[str]:
+    lines = [f"{name}: left out, the same slide is there already" for name in kept.entries]
+    lines += [f"{name}: {count:,} tiles dropped" for name, count in kept.tiles.items()]
+    tiles = sum(kept.tiles.values())
+    return [*lines, f"{len(kept.entries):,} slides and {tiles:,} tiles dropped; wrote {out.name}."]
+
+
+def _to_json(found: Duplicates, kept: Kept | None) -> Json:
+    from dataclasses import asdict
+
+    def members(group: DuplicateGroup) -> Json:
+        return [
+            {key: value for key, value in asdict(member).items() if value is not None}
+            for member in group.members
+        ]
+
+    counts = {
+        name: getattr(found, name)
+        for name in ("slides", "tiles", "blank", "unpictured", "passed_over")
+    }
+    groups = [
+        {
+            "kind": group.kind,
+            "exact": group.exact,
+            "similarity": group.similarity,
+            "members": members(group),
+        }
+        for group in found.groups
+    ]
+    dropped = None if kept is None else {"slides": list(kept.entries), "tiles": dict(kept.tiles)}
+    return {"groups": groups, "looked_at": counts, "dropped": dropped}
