@@ -28,7 +28,7 @@ _ENTRY_BYTES = 16
 _CRC_BYTES = 4
 _LABEL_BYTES = 16
 _MAX_SLOTS = 2**24
-_RUN_BYTES = 2**20
+_RUN_BYTES = 2**22
 _CRC_RESIDUE = 0x48674BC7
 """CRC-32C of anything that ends in its own CRC-32C, little-endian."""
 
@@ -145,7 +145,8 @@ class Shard:
         damaged: list[int] = []
         first = 0
         while first < count:
-            # As many tiles as the buffer holds, which fits a core's cache: checked where they lie.
+            # Checked where they lie, still in the cache. Shorter runs would wait more often for the
+            # interpreter, which checksums hold and reading lets go.
             start = int(ends[first])
             last = int(np.searchsorted(ends, start + _RUN_BYTES, side="right")) - 1
             if last == first:

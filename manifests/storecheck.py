@@ -126,14 +126,18 @@ class StoreCheck:
         elif entry.commit not in (None, commit["sha256"]):
             self._note("commit.json", "is not the one that the manifest pins")
         tiles, size = commit["totals"]["tiles"], commit["totals"]["bytes"]
-        if size != entry.bytes:
+        if entry.bytes not in (0, size):  # 0 stands for unknown
             self._note(None, f"has {size} bytes as committed, {entry.bytes} by the manifest")
         if size != sum(size for size, _ in commit["files"].values()):
             self._note("commit.json", "names a total that is not the sum of its files")
-        if tiles != sum(resolution.tiles for resolution in entry.resolutions):
-            self._note(None, f"has {tiles} tiles as committed, another number by the manifest")
-        listed = {resolution.group for resolution in entry.resolutions}
-        for group in sorted(listed ^ set(commit["groups"])):
+        if not entry.resolutions:
+            return
+        listed = {resolution.group: resolution.tiles for resolution in entry.resolutions}
+        if tiles != sum(listed.values()):
+            self._note(
+                None, f"has {tiles} tiles as committed, {sum(listed.values())} by the manifest"
+            )
+        for group in sorted(listed.keys() ^ set(commit["groups"])):
             who = "the store" if group in listed else "the manifest"
             self._note(None, f"{who} has no resolution {group}")
 

@@ -23,6 +23,8 @@ Level = Literal["quick", "deep", "sha256"]
 Progress = Callable[[int, int], None]
 """Called with the stores that were looked at and the bytes that were read, so far."""
 
+_QUICK_THREADS = 8
+"""More would wait for the interpreter rather than for the disk."""
 _AHEAD = 4
 """Jobs per thread that are given out at a time."""
 
@@ -110,7 +112,7 @@ def verify(
             if level != "quick":
                 yield from found.parts(hashes=level == "sha256")
 
-    threads = workers or _cores()
+    threads = workers or min(_cores(), _QUICK_THREADS if level == "quick" else _cores())
     ahead = _AHEAD * threads
     with ThreadPoolExecutor(threads) as pool:
         try:

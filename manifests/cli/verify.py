@@ -83,9 +83,10 @@ def _print(found: Verified) -> None:
         click.echo(f"{on_one_line(name)}: not checked: remote")
     for problem in found.problems:
         click.echo(on_one_line(str(problem), _LONGEST_LINE))
-    click.echo(
-        f"{found.stores:,} stores, {found.tiles:,} tiles, {found.bytes / 1e9:.1f} GB verified"
-    )
+    size = f"{found.bytes / 1e9:,.1f} GB" if found.bytes >= 1e9 else f"{found.bytes / 1e6:,.1f} MB"
+    said = f"{found.stores:,} stores, {found.tiles:,} tiles, {size}"
     if found.problems:
         stores = len({problem.entry for problem in found.problems})
-        click.echo(f"{len(found.problems):,} problems in {stores:,} stores")
+        click.echo(f"{said} checked: {len(found.problems):,} problems in {stores:,} stores")
+    else:
+        click.echo(f"{said} verified")
