@@ -7,9 +7,10 @@ manifest is to be saved in.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -59,7 +60,8 @@ def relink_below(
     """Find the stores of a manifest below the folder `stores`.
 
     Each is looked for under its old path, then under ever shorter ends of it, then among all
-    `*.zarr` by its UUID. A store behind a URL that is not found keeps its URL.
+    `*.zarr` by its UUID; of copies the one counts whose path ends most like the old one. A store
+    behind a URL that is not found keeps its URL.
 
     Args:
         folder: where the manifest is to be saved; it must lie above the stores.
@@ -138,13 +140,24 @@ def _search(entry: StoreEntry, index: _Index) -> PurePosixPath | str:
             return end
     places = index.with_uuid(entry.uuid)
     fitting = [p for p in places if _problem(index.folder / p, entry, index.folder) is None]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        return f"it lies in two places, {fitting[0]} and {fitting[1]}; delete one"
+    likest = _likest(fitting, path)
+    if len(likest) == 1:
+        return likest[0]
+    if likest:
+        return f"it lies in two places, {likest[0]} and {likest[1]}; delete one"
     if places:
         return f"{places[0]} has its UUID, but {_problem(index.folder / places[0], entry)}"
     return f"no store below {index.folder} has its UUID"
+
+
+def _likest(places: Iterable[PurePosixPath], old: PurePosixPath) -> list[PurePosixPath]:
+    """The places that end as the old path does, in most of its parts."""
+    alike: dict[int, list[PurePosixPath]] = defaultdict(list)
+    for place in places:
+        pairs = zip(reversed(place.parts), reversed(old.parts), strict=False)
+        common = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+        alike[len(list(common))].append(place)
+    return alike[max(alike)] if alike else []
 
 
 def _problem(path: Path, entry: StoreEntry, top: Path | None = None) -> str | None:

@@ -73,6 +73,13 @@ def test_a_store_in_two_places_of_other_names_is_not_chosen_between(tmp_path: Pa
         relink_below(manifest, tmp_path / "new", tmp_path)
 
 
+def test_of_copies_the_one_counts_whose_path_ends_most_like_the_old_one(tmp_path: Path) -> None:
+    manifest = tiny_set(tmp_path / "old", "lung/x/a.zarr")
+    for copy in ("new/1/y/a.zarr", "new/2/x/a.zarr", "new/z.zarr"):
+        shutil.copytree(tmp_path / "old/lung/x/a.zarr", tmp_path / copy)
+    assert places(relink_below(manifest, tmp_path / "new", tmp_path)) == {"a": "new/2/x/a.zarr"}
+
+
 def test_a_damaged_copy_is_passed_over_for_a_whole_one(tmp_path: Path) -> None:
     manifest = tiny_set(tmp_path / "old", "x/a.zarr")
     for copy in ("new/x/a.zarr", "new/y.zarr"):
