@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -40,12 +39,33 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     region = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
     region["properties"] = {"objectType": "annotation", "classification": {"name": "Tumor"}}
     (folder / "regions.geojson").write_text(json.dumps(region))
-    rng = np.random.default_rng(0)
-    for kind in ("colon_a", "colon_b", "lung_a"):
-        (folder / "ready_made" / kind).mkdir(parents=True)
-        pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "ready_made" / kind / "1.png")
+    make_fields(folder)
+    make_pictures(folder)
     return folder
+
+
+def make_fields(folder: Path) -> None:
+    """Two plain pictures of a kidney in two stains, and a table of them."""
+    (folder / "fields").mkdir()
+    for name, kind, seed in (("kidney-1", "he", 5), ("kidney-2", "dab", 6)):
+        Image.fromarray(paint(kind, 1024, 768, seed)).save(folder / "fields" / f"{name}.png")
+    table = ["slide,organ,stain,patient", "kidney-1.png,Kidney,hematoxylin-eosin,P-003"]
+    table += ["kidney-2.png,kidney,Ki-67 (IHC),P-004"]
+    (folder / "fields.csv").write_text("\n".join(table) + "\n")
+
+
+def make_pictures(folder: Path) -> None:
+    """Ready-made tiles, one of them a mirrored copy of another, and a table of them."""
+    whole = paint("he", 512, 512, 7)
+    table = ["slide,group"]
+    for number, kind in enumerate(("colon_a", "colon_b", "lung_a")):
+        (folder / "ready_made" / kind).mkdir(parents=True)
+        tile = whole[128 : 128 + 64, 128 * number + 64 : 128 * number + 128]
+        copies = (tile, tile[:, ::-1]) if kind == "lung_a" else (tile,)
+        for copy, pixels in enumerate(copies, start=1):
+            Image.fromarray(pixels).save(folder / "ready_made" / kind / f"{copy}.png")
+            table.append(f"{kind}/{copy}.png,{kind}")
+    (folder / "pictures.csv").write_text("\n".join(table) + "\n")
 
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -65,7 +85,7 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WALKS)
 def test_every_command_and_snippet_of_a_page_runs_in_its_order(page: str, bench: Path) -> None:
-    for earlier in ("tiles", "run", "cohort"):
+    for earlier in ("tiles", "run", "cohort", "cohorts", "run-sharp"):
         subprocess.run(["rm", "-rf", str(bench / earlier)], check=True)
     ran = 0
     for kind, text in BLOCK.findall((ROOT / page).read_text()):
@@ -117,18 +137,21 @@ def test_the_readme_names_the_two_commands_that_set_everything_up() -> None:
 
 def cli_reference() -> str:
     """The page docs/reference/cli.md."""
+    from manifests.cli import manifest
     from pretrain.cli import main as histopretrain
     from tiler.cli import main as histotile
 
     parts = [
         "# Command line\n\nWhat `--help` prints. Exit codes: 0 all done, 2 wrong usage, "
-        "3 some slides failed, 4 none succeeded,\n5 data fails its checks, "
+        "3 some slides failed, 4 none succeeded,\n5 data fails its checks, 6 conflict or leak, "
         "75 try again later, 130 and 143 interrupted.\n"
     ]
     for program, command, arguments in (
         ("histotile", histotile, ["extract"]),
         ("histotile", histotile, ["inspect"]),
-        ("histotile", histotile, ["manifest", "show"]),
+        *(("histotile", histotile, ["manifest", verb]) for verb in sorted(manifest.commands)),
+        ("histotile", histotile, ["catalog", "list"]),
+        ("histotile", histotile, ["catalog", "show"]),
         ("histotile", histotile, ["demo"]),
         ("histopretrain", histopretrain, ["run"]),
     ):
