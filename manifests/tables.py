@@ -274,4 +274,9 @@ def _names(
 
 
 def _pictures(group: TileGroup) -> tuple[str, ...]:
-    return tuple(str(source["name"]) for source in group.store.sources())
+    try:
+        return tuple(str(source["name"]) for source in group.store.sources())
+    except (KeyError, TypeError) as error:
+        raise StoreError(
+            f"{group.store.path}: sources.json lists a picture without a name"
+        ) from error

@@ -115,7 +115,7 @@ def made_set(root: Path) -> Manifest:
     pictures = [{"name": "x/1.png"}, {"name": "x/2.png"}]
     columns = {
         "source": np.array([0, 0, 1, 1, 1], dtype=np.int32),
-        "label": np.array([1, 1, -1, -1, 0], dtype=np.int32),
+        "label": np.array([1, 1, -1, -5, 0], dtype=np.int32),
         "tissue": np.linspace(0, 1, 5, dtype=np.float32),
         "native": np.array([True, False, True, False, True]),
         "unread": unread,
@@ -262,6 +262,14 @@ def test_an_index_that_names_nothing_is_refused(tmp_path: Path, name: str) -> No
         tiles_csv(Manifest((entry,), root=tmp_path), tmp_path)
 
 
+def test_a_list_of_pictures_without_names_is_refused(tmp_path: Path) -> None:
+    columns = {"source": np.zeros(5, dtype=np.int32)}
+    make_tiny_store(tmp_path / "a.zarr", columns=columns, sources=[{"title": "1"}])
+    manifest = Manifest((stored_entry(tmp_path, "a.zarr"),), root=tmp_path)
+    with pytest.raises(StoreError, match=r"sources\.json lists a picture without a name"):
+        tiles_csv(manifest, tmp_path)
+
+
 def test_nothing_is_written_if_a_store_is_missing(tmp_path: Path) -> None:
     manifest = made_set(tmp_path)
     lost = replace(manifest, stores=(*manifest.stores, done_entry("z", path="z.zarr")))
@@ -372,7 +380,8 @@ def test_a_real_slide_and_real_pictures_are_exported_tile_by_tile(
     extract(real_data / "svs/CMU-1-Small-Region.svs", "--mpp", "1", "--out", tmp_path / "a")
     table = real_data / "tiles/labels.csv"
     packed = ["--packed", "--assume-mpp", "0.5", "--tile-size", "224", "--label-from", "parent"]
-    extract(*(real_data / "tiles/lc25000_224", *packed, "--slides", table, "--out", tmp_path / "b"))
+    packed += ["--slides", str(table), "--out", str(tmp_path / "b")]
+    extract(real_data / "tiles/lc25000_224", *packed)
     for folder, packed_set in (("a", False), ("b", True)):
         manifest = load_manifest(tmp_path / folder)
         rows = tiles_csv(manifest, tmp_path)
