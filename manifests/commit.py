@@ -34,8 +34,6 @@ def read_commit(store: Path) -> dict[str, Any]:
     try:
         if not store.is_dir():
             raise StoreError(f"there is no store at {store}")
-        if not file.is_file():
-            raise StoreError(f"{store} is not committed: its run was interrupted; run it again")
         _, size = own_file(store, layout.COMMIT_FILE)
         if size > _MAX_BYTES:
             raise StoreError(f"{file} has {size:,} bytes, more than any commit record")
@@ -44,6 +42,10 @@ def read_commit(store: Path) -> dict[str, Any]:
         own = commit.get("sha256")
         # What was hashed is the text without this line; so the text may have no other form.
         body = data.replace(f' "sha256": "{own}",\n'.encode(), b"", 1)
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{store} is not committed: its run was interrupted; run it again"
+        ) from error
     except OSError as error:
         raise StoreError(f"{file} cannot be read ({error.strerror})") from error
     except (ValueError, AttributeError, RecursionError) as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 from manifests.codec import TileCodec
 from manifests.errors import StoreError
 from manifests.files import crc32c, pretty_json, sha256
+from manifests.jsonfile import load_manifest
 from manifests.model import Manifest, Resolution, StoreEntry
 from manifests.shard import Shard, shard_label
 from manifests.store import TileStore
@@ -108,23 +111,19 @@ def test_sound_stores_have_no_problems(found: Manifest, level: Level) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("level", LEVELS)
-def test_stores_of_real_slides_have_no_problems(
-    real_data: Path, tmp_path: Path, level: Level
-) -> None:
-    from click.testing import CliRunner
-
-    from manifests.jsonfile import load_manifest
-    from tiler.cli import main
-
-    out = str(tmp_path / "out")
-    for inputs in (["svs", "--mpp", "0.5,1"], ["tiles/lc25000", "--packed"]):
-        where = str(real_data / inputs[0])
-        if Path(where).exists():
-            CliRunner().invoke(main, ["extract", where, *inputs[1:], "--out", out])
-    manifest = load_manifest(out)
-    assert manifest.committed()
-    assert verify(manifest, level).problems == ()
+def test_stores_of_real_slides_and_tiles_have_no_problems(real_data: Path, tmp_path: Path) -> None:
+    slide = real_data / "svs" / "CMU-1-Small-Region.svs"
+    commands: list[list[object]] = [
+        [slide, "--mpp", "0.5", "--mpp", "1"],
+        [real_data / "tiles/lc25000_224/lung_aca", "--packed", "--mpp", "0.5", "--tile-size", "224"],
+    ]
+    for command in commands:
+        line = [sys.executable, "-m", "tiler", "extract", *command, "--out", tmp_path]
+        assert subprocess.run([*map(str, line), "--assume-mpp", "0.5"], check=False).returncode == 0
+    manifest = load_manifest(tmp_path)
+    assert sorted(len(entry.resolutions) for entry in manifest.committed()) == [1, 2]
+    for level in LEVELS:
+        assert verify(manifest, level).problems == ()
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
