@@ -19,6 +19,7 @@ from manifests.units import Part
 if TYPE_CHECKING:
     from rich.table import Table
 
+_MOST_NAMED = 10
 _UNKNOWN = "(unknown)"
 
 
@@ -73,11 +74,15 @@ def strata_of(result: SplitResult, rule: SplitRule) -> tuple[Stratum, ...]:
 def share_warnings(total: Stratum, strata: Iterable[Stratum]) -> list[str]:
     """A sentence for each split that has nothing, or far from what it should, of a stratum.
 
-    Far means more than one unit and more than half of what was asked for.
+    Far means more than one unit and more than half of what was asked for. Strata that are too small
+    for a unit in every split are one sentence together.
     """
-    found = []
+    found, small = [], []
     for stratum in (total, *strata):
-        where = " of " + ", ".join(v or _UNKNOWN for v in stratum.values) if stratum.values else ""
+        where = " of " + _named(stratum) if stratum.values else ""
+        if stratum.values and min(share.asked for share in stratum.shares) * stratum.units < 1:
+            small += [stratum] if not all(share.units for share in stratum.shares) else []
+            continue
         for share in stratum.shares:
             quota = share.asked * stratum.units
             off = abs(share.units - quota)
@@ -87,7 +92,15 @@ def share_warnings(total: Stratum, strata: Iterable[Stratum]) -> list[str]:
                 found.append(
                     f"{share.split} has {share.units:,} units{where}; {quota:.1f} were asked for"
                 )
+    if small:
+        names = "; ".join(_named(stratum) for stratum in small[:_MOST_NAMED])
+        more = f" and {len(small) - _MOST_NAMED:,} more" if len(small) > _MOST_NAMED else ""
+        found.append(f"too few units for every split, so that one has none: {names}{more}")
     return found
+
+
+def _named(stratum: Stratum) -> str:
+    return ", ".join(value or _UNKNOWN for value in stratum.values)
 
 
 def _with_splits(result: SplitResult) -> Iterator[tuple[int, str, Part]]:

@@ -81,7 +81,7 @@ class Unit:
 
 
 def list_parts(manifest: Manifest, by: str, fields: Sequence[str] = ()) -> list[Part]:
-    """All stores and pictures that have tiles, in the order of the entries.
+    """All stores and pictures that have tiles in the set, in the order of the entries.
 
     Args:
         by: name of the value that parts are kept together by: one of `FIELDS`, `label`, or a column
@@ -96,6 +96,8 @@ def list_parts(manifest: Manifest, by: str, fields: Sequence[str] = ()) -> list[
     twins = Counter(content for entry in packed for content in _contents(entry))
     found: list[Part] = []
     for entry in manifest.committed():
+        if entry.selection is not None and not entry.tiles:
+            continue
         twice = entry.packed and any(twins[content] > 1 for content in _contents(entry))
         pictures = _pictures(manifest, entry, (by, *fields), twice) if entry.packed else ()
         before = len(found)
@@ -242,7 +244,7 @@ class _Picture:
 def _pictures(
     manifest: Manifest, entry: StoreEntry, names: Sequence[str], twice: bool
 ) -> Iterator[Part]:
-    """The pictures of a packed store that have tiles; none if it does not say what they are.
+    """The pictures of a packed store that have tiles in the set; none if it does not list any.
 
     Args:
         twice: whether the same store has another entry.
@@ -251,10 +253,10 @@ def _pictures(
     pictures = _listed(store)
     if not pictures:
         return
-    there, meant = _counts(store, entry, len(pictures))
+    meant = _counts(store, entry, len(pictures))
     splits = _splits(store, entry, len(pictures))
     labels = _labels(store, entry, len(pictures)) if LABEL in names else []
-    for index in np.flatnonzero(there).tolist():
+    for index in np.flatnonzero(meant).tolist():
         picture = pictures[index]
         own = [picture.value(entry, name) for name in names]
         if labels:
@@ -296,19 +298,15 @@ def sources_of(group: TileGroup, pictures: int) -> npt.NDArray[np.integer]:
     return source
 
 
-def _counts(
-    store: TileStore, entry: StoreEntry, pictures: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Tiles of each picture: how many there are, and how many are meant."""
-    there = np.zeros(pictures, dtype=np.int64)
+def _counts(store: TileStore, entry: StoreEntry, pictures: int) -> npt.NDArray[np.int64]:
+    """How many tiles of each picture are meant."""
     meant = np.zeros(pictures, dtype=np.int64)
     for resolution in entry.resolutions:
         source = sources_of(store[resolution.group], pictures)
         members = entry.members(resolution.group)
-        there += np.bincount(source, minlength=pictures)
         chosen = source if members is None else source[members.indices()]
         meant += np.bincount(chosen, minlength=pictures)
-    return there, meant
+    return meant
 
 
 def _splits(store: TileStore, entry: StoreEntry, pictures: int) -> list[frozenset[str]]:

@@ -461,6 +461,20 @@ def test_the_manifest_says_how_its_splits_were_made_and_only_once() -> None:
     assert split_manifest(exact, EXACT, anew=True).manifest.splits == (EXACT.to_json(),)
 
 
+def test_strata_too_small_for_every_split_are_one_warning() -> None:
+    def stratum(name: str, units: tuple[int, int, int]) -> Stratum:
+        shares = zip(NAMES, (0.8, 0.1, 0.1), units, strict=True)
+        return Stratum(
+            (name,), tuple(Share(s, ratio, count, count, 0) for s, ratio, count in shares)
+        )
+
+    total = replace(stratum("", (80, 10, 10)), values=())
+    small = [stratum("lung", (1, 0, 0)), stratum("skin", (2, 1, 1)), stratum("liver", (0, 2, 0))]
+    assert share_warnings(total, small) == [
+        "too few units for every split, so that one has none: lung; liver"
+    ]
+
+
 def test_splits_that_are_empty_or_far_off_are_warned_of() -> None:
     def warned(units: tuple[int, int, int]) -> list[str]:
         ratios = (0.8, 0.1, 0.1)

@@ -207,6 +207,19 @@ def test_shares_count_selected_tiles_while_the_split_holds_for_all(tmp_path: Pat
     assert sum(every) == TILES * len(GROUPS)
 
 
+def test_pictures_outside_of_a_selection_are_no_units(tmp_path: Path) -> None:
+    entry = packed(tmp_path)
+    chosen = {"0.5": TileSet.of(t for t in range(TILES) if picture_of(t) in (3, 6))}
+    selected = replace(entry, selection=Selection(({"where": "x"},), chosen))
+    result = split_manifest(
+        Manifest((selected,), root=tmp_path), SplitRule(exact=True, by="source")
+    )
+    assert [unit.parts[0].name for unit in result.units] == ["packed/p3.png", "packed/p6.png"]
+    nothing = replace(entry, selection=Selection(({"where": "x"},), {}))
+    with pytest.raises(SplitError, match="no picture that has tiles"):
+        split_manifest(Manifest((nothing,), root=tmp_path), rule)
+
+
 def test_strata_may_be_classes_of_pictures(tmp_path: Path) -> None:
     rule = replace(BY_GROUP, by="source", stratify=("label",), exact=True)
     result = split_manifest(Manifest((packed(tmp_path),), root=tmp_path), rule)
