@@ -211,9 +211,8 @@ def test_pictures_outside_of_a_selection_are_no_units(tmp_path: Path) -> None:
     entry = packed(tmp_path)
     chosen = {"0.5": TileSet.of(t for t in range(TILES) if picture_of(t) in (3, 6))}
     selected = replace(entry, selection=Selection(({"where": "x"},), chosen))
-    result = split_manifest(
-        Manifest((selected,), root=tmp_path), SplitRule(exact=True, by="source")
-    )
+    rule = SplitRule(exact=True, by="source")
+    result = split_manifest(Manifest((selected,), root=tmp_path), rule)
     assert [unit.parts[0].name for unit in result.units] == ["packed/p3.png", "packed/p6.png"]
     nothing = replace(entry, selection=Selection(({"where": "x"},), {}))
     with pytest.raises(SplitError, match="no picture that has tiles"):
