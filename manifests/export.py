@@ -7,16 +7,15 @@ with their types. Rows are written as they are read, so memory does not grow wit
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from manifests.errors import EXIT_USAGE, HistotileError
 from manifests.files import atomic_file
+from manifests.listing import csv_lines
 from manifests.tables import Block, Cells, Coded, Column, Table
 
 if TYPE_CHECKING:
@@ -47,12 +46,12 @@ def write_csv(table: Table, file: Path, progress: Progress | None = None) -> int
     """
     rows = 0
     with atomic_file(file) as stream:
-        stream.write(_csv_lines([[column.name for column in table.columns]]))
+        stream.write(csv_lines([[column.name for column in table.columns]]).encode())
         for block in table.blocks:
             cells = [_csv_cells(block.cells[column.name], block.rows) for column in table.columns]
             for start in range(0, block.rows, _CSV_ROWS):
                 part = [column[start : start + _CSV_ROWS] for column in cells]
-                stream.write(_csv_lines(list(zip(*part, strict=True))))
+                stream.write(csv_lines(list(zip(*part, strict=True))).encode())
             rows += block.rows
             if progress is not None:
                 progress(rows)
@@ -85,16 +84,6 @@ def write_parquet(table: Table, file: Path, progress: Progress | None = None) ->
             if progress is not None:
                 progress(rows)
     return rows
-
-
-def _csv_lines(rows: list[Any], quoting: Literal[0, 1] = csv.QUOTE_MINIMAL) -> bytes:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n", quoting=quoting).writerows(rows)
-    text = out.getvalue()
-    if "\r" in text and quoting == csv.QUOTE_MINIMAL:
-        # Python 3.11 and 3.12 leave a carriage return unquoted, and readers take it for a new row.
-        return _csv_lines(rows, csv.QUOTE_ALL)
-    return text.encode()
 
 
 def _csv_cells(cells: Cells, rows: int) -> list[Any]:

@@ -12,7 +12,7 @@ import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from manifests.console import print_table, printable
 from manifests.files import Json
@@ -110,16 +110,26 @@ def one_line(text: str) -> str:
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Json]]) -> str:
     """CSV (RFC 4180, but with plain newlines): a header and a line per row; None is empty."""
+    return csv_lines([header, *rows])
+
+
+def csv_lines(rows: Sequence[Sequence[Json]]) -> str:
+    """Rows as lines of CSV; values are exact, whatever they hold."""
+    text = _written(rows, csv.QUOTE_MINIMAL)
+    # Python 3.11 and 3.12 leave a carriage return unquoted, and readers take it for a new row.
+    return _written(rows, csv.QUOTE_ALL) if "\r" in text else text
+
+
+def _written(rows: Sequence[Sequence[Json]], quoting: Literal[0, 1]) -> str:
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    csv.writer(out, lineterminator="\n", quoting=quoting).writerows(rows)
     return out.getvalue()
 
 
 __all__ = [
     "Column",
     "Listing",
+    "csv_lines",
     "csv_text",
     "one_line",
     "plain_lines",

@@ -202,3 +202,11 @@ def test_the_package_door_opens_every_name_it_promises() -> None:
     assert dir(manifests) == sorted(manifests.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         manifests.nonsense  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_a_carriage_return_does_not_break_a_row_of_csv(tmp_path: Path) -> None:
+    entries = (done_entry("a", path="a.zarr", organ="one\rtwo"), failed_entry("b"))
+    save_manifest(Manifest(entries), tmp_path / "manifest.json")
+    with io.StringIO(show(tmp_path, "--csv"), newline="") as text:
+        rows = list(csv.DictReader(text))
+    assert [row["organ"] for row in rows] == ["one\rtwo", ""]
