@@ -135,8 +135,7 @@ def stays_inside(root: Path, relative: str) -> bool:
         relative: POSIX, without `..`; it need not exist.
 
     Raises:
-        OSError: a part cannot be looked up.
-        RuntimeError: a ring of symbolic links (up to Python 3.12).
+        OSError: a part cannot be looked up, or is a ring of symbolic links.
     """
     here = os.fspath(root)
     for part in relative.split("/"):
@@ -146,7 +145,11 @@ def stays_inside(root: Path, relative: str) -> bool:
         except FileNotFoundError:
             return True
         if stat.S_ISLNK(mode):
-            return (root / relative).resolve().is_relative_to(root.resolve())
+            try:
+                found = os.path.realpath(f"{os.fspath(root)}/{relative}", strict=True)
+            except FileNotFoundError:
+                found = os.path.realpath(f"{os.fspath(root)}/{relative}")
+            return Path(found).is_relative_to(os.path.realpath(root))
     return True
 
 

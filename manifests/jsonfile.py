@@ -156,7 +156,7 @@ def schema_violation(data: Json) -> str | None:
 
 
 def _violation(data: Json, schema: Json, better: str | None = None) -> tuple[str, str] | None:
-    """Where a value breaks a schema, and how; `better` says it where the schema has a pattern."""
+    """Where a value breaks a schema, and how; `better` says it where the schema cannot."""
     import jsonschema
 
     violations = jsonschema.Draft202012Validator(schema).iter_errors(data)
@@ -166,7 +166,8 @@ def _violation(data: Json, schema: Json, better: str | None = None) -> tuple[str
         return "$", "nested too deeply"
     if error is None:
         return None
-    words = better if better and error.validator == "pattern" else error.message
+    unclear = error.validator in ("pattern", "anyOf", "oneOf", "not")
+    words = better if better and unclear else error.message
     return on_one_line(error.json_path, 300), words if len(words) < 300 else words[:300] + "…"
 
 
@@ -185,20 +186,21 @@ def _check_version(data: Json) -> None:
 
 def _manifest(data: Json, root: Path) -> Manifest:
     known = {"format", "version", "generator", "stores", "inputs", "splits"}
-    stores = data.get("stores", [])
+    # Without the entries: the schema takes a minute for 30,000 of them.
+    head = {**data, "stores": []} if isinstance(data.get("stores"), list) else data
     try:
         fields = _known(_without_own_keys(data, "the manifest"), known, {"stores"}, "the manifest")
         found = _list(fields.pop("stores"), "stores")
         rest = _rest(fields)
     except ManifestError as error:
-        # Without the entries: the schema takes a minute for 30,000 of them.
-        head = {**data, "stores": []} if isinstance(stores, list) and "stores" in data else data
         raise ManifestError(_placed(head, manifest_schema(), error)) from error
     entries = tuple(_entry_at(number, entry) for number, entry in enumerate(found))
     try:
         return Manifest(stores=entries, root=root, extra=_own_keys(data), **rest)
     except ManifestError as error:
-        raise ManifestError(f"{_place_in_set(entries, rest['inputs'].keys())}: {error}") from error
+        where = _place_in_set(entries, rest["inputs"].keys())
+        said = f"{where}: {error}" if where else _placed(head, manifest_schema(), error)
+        raise ManifestError(said) from error
 
 
 def _rest(fields: Mapping[str, Json]) -> dict[str, Any]:
@@ -233,7 +235,7 @@ def _placed(data: Json, schema: Json, error: ManifestError) -> str:
     return f"{where}: {what}"
 
 
-def _place_in_set(entries: Sequence[StoreEntry], inputs: Set[str]) -> str:
+def _place_in_set(entries: Sequence[StoreEntry], inputs: Set[str]) -> str | None:
     """Where the entries contradict each other, though each is fine in itself."""
     ids: set[str] = set()
     for number, entry in enumerate(entries):
@@ -242,7 +244,7 @@ def _place_in_set(entries: Sequence[StoreEntry], inputs: Set[str]) -> str:
         if not inputs >= set(entry.inputs):
             return f"$.stores[{number}].inputs"
         ids.add(entry.id)
-    return "$"
+    return None
 
 
 def _entry(data: Json) -> StoreEntry:

@@ -349,10 +349,9 @@ class Manifest:
         path = self.root / entry.path
         try:
             inside = stays_inside(self.root, entry.path)
-        except (OSError, RuntimeError) as error:  # RuntimeError: a ring of symbolic links
-            reason = error.strerror if isinstance(error, OSError) else "a ring of symbolic links"
+        except OSError as error:
             raise ManifestError(
-                f"{entry.id}: {short(entry.path)} cannot be followed ({reason})"
+                f"{entry.id}: {short(entry.path)} cannot be followed ({error.strerror})"
             ) from error
         if not inside:
             raise ManifestError(

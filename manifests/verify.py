@@ -20,6 +20,7 @@ from manifests.model import Manifest, StoreEntry
 from manifests.storecheck import Part, Problem, StoreCheck
 
 Level = Literal["quick", "deep", "sha256"]
+LEVELS: tuple[Level, ...] = ("quick", "deep", "sha256")
 Progress = Callable[[int, int], None]
 """Called with the stores that were looked at and the bytes that were read, so far."""
 
@@ -153,4 +154,4 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-__all__ = ["Level", "Problem", "Verified", "local_entries", "verify"]
+__all__ = ["LEVELS", "Level", "Problem", "Verified", "local_entries", "verify"]
