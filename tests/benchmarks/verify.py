@@ -102,8 +102,8 @@ def seconds(command: Sequence[str | Path], files: Sequence[Path], *, cold: bool)
 def compare(folder: Path, files: Sequence[Path], repeats: int, *, cold: bool) -> None:
     """Print what reading takes, by turns."""
     size = sum(file.stat().st_size for file in files)
-    cat = ["sh", "-c", 'exec cat "$@" >/dev/null', "cat", *files]
-    commands = {
+    cat: list[str | Path] = ["sh", "-c", 'exec cat "$@" >/dev/null', "cat", *files]
+    commands: dict[str, list[str | Path]] = {
         level: [sys.executable, "-c", CLI, folder, level, "--quiet"] for level in LEVELS
     }
     ratios: dict[str, list[float]] = {level: [] for level in LEVELS}

@@ -65,7 +65,7 @@ def fails_at(call: int, real: Callable[..., Any]) -> Callable[..., Any]:
 class FullAfter(io.RawIOBase):
     """A file on a disk that is full after some bytes."""
 
-    def __init__(self, file: io.BufferedWriter, left: int) -> None:
+    def __init__(self, file: Any, left: int) -> None:
         self._file, self._left = file, left
 
     def __enter__(self) -> FullAfter:
@@ -75,7 +75,7 @@ class FullAfter(io.RawIOBase):
         self._file.close()
 
     def fileno(self) -> int:
-        return self._file.fileno()
+        return int(self._file.fileno())
 
     def write(self, data: Any) -> int:
         self._file.write(data[: self._left])
