@@ -32,6 +32,7 @@ from manifests.placing import paths_from
 from manifests.vocabulary import Vocabulary
 
 OnConflict = Literal["fail", "first", "drop"]
+PrefixIds = Literal["dataset", "folder"]
 
 _CONTENT = (
     *("status", "reason", "uuid", "spec_hash", "packed", "labels", "slide", "resolutions"),
@@ -75,7 +76,7 @@ def merge(
     vocabulary: Vocabulary,
     on_conflict: OnConflict = "fail",
     require_same_spec: bool = False,
-    prefix_ids: bool = False,
+    prefix_ids: PrefixIds | None = None,
 ) -> Merged:
     """Merge manifests into one that is to be saved in `folder`.
 
@@ -84,7 +85,8 @@ def merge(
         on_conflict: `fail`; `first`: what the first manifest says counts; `drop`: entries that a
             conflict concerns are left out.
         require_same_spec: take different µm per pixel, tile sizes or codecs as a conflict, too.
-        prefix_ids: begin each id with its data set's name, so that two sets may use one id.
+        prefix_ids: begin each id with the name of its data set, or of the folder of the manifest
+            that it came from, so that two may use one id.
 
     Raises:
         ConflictsFound: with `fail`, or for specs; all cases are listed.
@@ -100,7 +102,8 @@ def merge(
             sources[key] = min(source, sources.get(key, source))
         paths = paths_from(manifest, folder)
         for entry in manifest.stores:
-            changes = _changes(entry, tuple(own), terms, prefix_ids)
+            changes = _changes(entry, tuple(own), terms)
+            changes |= _prefixed(entry, name, prefix_ids)
             if entry.id in paths:
                 changes["path"] = paths[entry.id]
             prepared = replace(entry, **changes) if changes else entry
@@ -183,19 +186,20 @@ def _own_input(name: str, manifest: Manifest) -> dict[str, ManifestInput]:
     return {content_digest(manifest): ManifestInput(name, len(manifest.stores))}
 
 
-def _changes(
-    entry: StoreEntry, own: tuple[str, ...], terms: Terms, prefix_ids: bool
-) -> dict[str, Any]:
+def _changes(entry: StoreEntry, own: tuple[str, ...], terms: Terms) -> dict[str, Any]:
     changes = terms.changes(entry)
     if not entry.inputs:
         changes["inputs"] = own
-    if prefix_ids and entry.dataset and not entry.id.startswith(_prefix(entry.dataset)):
-        changes["id"] = f"{_prefix(entry.dataset)}{entry.id}"
     return changes
 
 
-def _prefix(dataset: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_+" else "_" for c in dataset) + "."
+def _prefixed(entry: StoreEntry, name: str, prefix_ids: PrefixIds | None) -> dict[str, Any]:
+    """The entry's id behind the name of where it is from; once, however often it is merged."""
+    # An entry that was merged before came from a folder that is no longer known.
+    folder = "" if entry.inputs else name.rpartition("/")[0]
+    origin = {"dataset": entry.dataset or "", "folder": folder, None: ""}[prefix_ids]
+    begin = "".join(c if c.isalnum() or c in "-_+" else "_" for c in origin) + "."
+    return {"id": f"{begin}{entry.id}"} if origin and not entry.id.startswith(begin) else {}
 
 
 def _joined(
@@ -236,7 +240,7 @@ def _content_conflict(stores: Sequence[Ranked]) -> Conflict:
         "content",
         (entries[0].id,),
         f"{what} the id {entries[0].id} ({places}): they differ in {', '.join(differing)}"
-        + ("; --prefix-ids tells data sets apart" if " and " in uuids else ""),
+        + ("; --prefix-ids tells them apart" if " and " in uuids else ""),
     )
 
 

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--prefix-ids",
-    is_flag=True,
-    help="Begin each id with its data set's name, where two sets use one id.",
+    type=click.Choice(["dataset", "folder"]),
+    help="Begin each id with its data set's name or its manifest's folder, where two use one id.",
 )
 @VOCABULARY
 @JSON

@@ -279,10 +279,20 @@ def test_prefixed_ids_tell_data_sets_apart_and_are_prefixed_once() -> None:
     one = Manifest((entry(1, dataset="BACH"),), ROOT)
     two = Manifest((entry(1, uuid=uuid_of(2), dataset="CRC/x y"),), ROOT)
     assert len(conflicts_of(one, two)) == 1
-    found = merged(one, two, prefix_ids=True).manifest
+    found = merged(one, two, prefix_ids="dataset").manifest
     assert [e.id for e in found.stores] == ["BACH.s1", "CRC_x_y.s1"]
-    again = merged(found, one, prefix_ids=True).manifest
+    again = merged(found, one, prefix_ids="dataset").manifest
     assert [e.id for e in again.stores] == ["BACH.s1", "CRC_x_y.s1"]
+
+
+def test_the_same_slides_cut_twice_are_told_apart_by_their_folders() -> None:
+    half = Manifest((entry(1),), ROOT / "half")
+    whole = Manifest((entry(1, uuid=uuid_of(2)),), ROOT / "whole")
+    named = [("half/manifest.json", half), ("whole/manifest.json", whole)]
+    found = merge(named, ROOT, vocabulary=WORDS, prefix_ids="folder").manifest
+    assert [e.id for e in found.stores] == ["half.s1", "whole.s1"]
+    again = merge([("x/set.json", found)], ROOT, vocabulary=WORDS, prefix_ids="folder").manifest
+    assert text(again) == text(found)
 
 
 def test_different_specs_are_shown_and_only_forbidden_on_demand() -> None:
