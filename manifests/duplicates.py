@@ -42,7 +42,7 @@ Kind = Literal["slide", "tile"]
 Indices = npt.NDArray[np.int64]
 
 TILE_THRESHOLD = 0.35
-SLIDE_THRESHOLD = 0.6
+SLIDE_THRESHOLD = 0.75
 """Similarity from which two tiles, or two slides, count as the same: docs/reference/duplicates.md
 says what was measured."""
 

@@ -79,7 +79,7 @@ class Eye:
 
 GLANCE = Eye(28, 48, factor=1.09, inner_px=1.8, fine_px=0.6, coarse_px=3, zooms=(0, 2, 4, 6))
 """For all pictures: pixels of about 8 in a tile of 224 px."""
-LOOK = Eye(64, 128, factor=1.03, inner_px=5, fine_px=0.8, coarse_px=2)
+LOOK = Eye(64, 96, factor=1.04, inner_px=5, fine_px=0.8, coarse_px=2)
 """For candidates: nuclei are seen."""
 
 

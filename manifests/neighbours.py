@@ -53,8 +53,10 @@ _RICH = 0.5
 """Coverage from which pictures have enough detail."""
 _PLAINEST = 0.9
 """Similarity that is enough however little detail there is."""
-_LOOK_AROUND = 4
-"""Rings of `LOOK` beside the zoom found at a glance: one and a third of its own."""
+_LOOK_AROUND = 2
+"""Rings of `LOOK` beside the zoom found at a glance: nearly one of its own."""
+_MOST_LOOKS = 4
+"""Candidates of a picture that are looked at closer, the best ones."""
 _HOPE = 0.25
 """How much lower than at the best zoom the correlation may be one ring beside it."""
 _CHUNK, _BLOCK, _LOOKS = 2048, 16384, 128
@@ -101,7 +103,7 @@ def find_alike(
     ):
         compared.append(better)
         tell("comparing candidates", part.stop, len(links))
-    links = _each_pair_once(np.concatenate([np.empty((0, 4)), *compared]))
+    links = _best_links(np.concatenate([np.empty((0, 4)), *compared]))
     parts = list(_chunks(0, len(links), _LOOKS))
     scores = [np.empty(0, np.float32)]
     for part, score in zip(
@@ -260,8 +262,11 @@ def _compare(codes: Codes, links: Indices) -> npt.NDArray[np.float64]:
     return np.column_stack([links[kept, :2], zooms[kept], best[kept]])
 
 
-def _each_pair_once(links: npt.NDArray[np.float64]) -> Indices:
-    """Links (l, 3) without those of a pair that has a better one; sorted by the lower picture."""
+def _best_links(links: npt.NDArray[np.float64]) -> Indices:
+    """Links (l, 3): the best few of each picture, each pair once; sorted by the lower picture."""
+    links = links[np.lexsort((links[:, 1], -links[:, 3], links[:, 0]))]
+    rank = np.arange(len(links)) - np.searchsorted(links[:, 0], links[:, 0])
+    links = links[rank < _MOST_LOOKS]
     low, high = links[:, :2].min(axis=1), links[:, :2].max(axis=1)
     order = np.lexsort((links[:, 2], -links[:, 3], high, low))
     first = np.ones(len(order), dtype=bool)

@@ -31,7 +31,7 @@ _MOST_SHOWN = 20
     "--threshold",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="SIMILARITY",
-    help="Least similarity of what looks the same, up to 1. Default: 0.35 for tiles, 0.6 for "
+    help="Least similarity of what looks the same, up to 1. Default: 0.35 for tiles, 0.75 for "
     "slides. Higher finds fewer and surer ones.",
 )
 @click.option(

@@ -212,18 +212,18 @@ def planted(manifest: Manifest, folder: Path, copy: Callable[[Rgb], Rgb]) -> tup
 
 
 def synthetic_codes(codes: Codes, count: int) -> Codes:
-    """Codes like real ones: mixtures of three tiles each, turned, so that few are duplicates."""
+    """Codes like real ones: mixtures of six tiles each, turned, so that few are duplicates."""
     rng = np.random.default_rng(0)
     made = np.empty((count, codes.shape[1]), dtype=np.int8)
     for start in range(0, count, 5_000):
         some = min(5_000, count - start)
         mixed = np.zeros((some, GLANCE.rings, GLANCE.orders), dtype=np.complex64)
-        for _ in range(3):
+        for _ in range(6):
             turn = rng.uniform(0, 2 * np.pi, (some, 1, 1)) * np.arange(GLANCE.orders)
             weight = rng.uniform(0.6, 1, (some, 1, 1)).astype(np.float32)
             picked = spectra(codes[rng.integers(0, len(codes), some)], GLANCE)
             mixed += weight * picked * np.exp(1j * turn).astype(np.complex64)
-        made[start : start + some] = pack(mixed / np.float32(1.4 * 300), GLANCE)
+        made[start : start + some] = pack(mixed / np.float32(2 * 300), GLANCE)
     return made
 
 
