@@ -179,8 +179,10 @@ def encode(squares: Floats, eye: Eye) -> tuple[Codes, Floats]:
 def pack(spectrum: npt.NDArray[np.complex64], eye: Eye) -> Codes:
     """Codes of spectra of unit energy, (n, rings, orders): what `spectra` unpacks."""
     kept = spectrum[:, _kept(eye)] * _CODE_SCALE
-    codes = np.rint(np.concatenate([kept.real, kept.imag], axis=1))
-    return codes.clip(-127, 127).astype(np.int8)
+    codes: Codes = (
+        np.concatenate([kept.real, kept.imag], axis=1).round().clip(-127, 127).astype(np.int8)
+    )
+    return codes
 
 
 def spectra(codes: Codes, eye: Eye) -> npt.NDArray[np.complex64]:

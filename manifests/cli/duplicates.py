@@ -66,6 +66,8 @@ def duplicates(manifest_path: Path, **options: Any) -> None:
     from manifests.placing import rebase
 
     manifest = load_manifest(manifest_path)
+    if options["drop"]:
+        rebase(manifest, options["out"].parent)  # before the long search, not after it
     kinds = {"exact": options["exact"], "near": options["near"]}
     things = {"slides": options["slides"], "tiles": options["tiles"]}
     with Display("done") as display:
@@ -135,29 +137,36 @@ def _counted(found: Duplicates) -> list[str]:
         surplus = sum(len(group.members) - 1 for group in groups)
         if looked_at:
             lines.append(
-                f"{looked_at:,} {kind}s: {len(groups):,} groups of duplicates, "
-                f"{surplus:,} {kind}s more than needed."
+                f"{_so_many(looked_at, kind)}: {_so_many(len(groups), 'group')} of duplicates, "
+                f"{_so_many(surplus, kind)} more than needed."
             )
     if found.blank:
-        lines.append(f"{found.blank:,} tiles are too blank to be told apart and in no group.")
+        lines.append(
+            f"Too blank to be told apart, and in no group: {_so_many(found.blank, 'tile')}."
+        )
     if found.unpictured:
         lines.append(
-            f"{found.unpictured:,} slides have no thumbnail with tissue (packed stores have none); "
-            "only their fingerprints were compared."
+            f"Without a thumbnail that shows tissue, as packed stores are: "
+            f"{_so_many(found.unpictured, 'slide')}; only fingerprints were compared."
         )
     if found.passed_over:
         lines.append(
-            f"{found.passed_over:,} slides or tiles are so like many others that not all of these "
-            "were compared with them."
+            f"So like many others that not all of these were compared with them: "
+            f"{found.passed_over:,} slides or tiles."
         )
     return lines
 
 
+def _so_many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def _dropped(kept: Kept, out: Path) -> list[str]:
     lines = [f"{name}: left out, the same slide is there already" for name in kept.entries]
-    lines += [f"{name}: {count:,} tiles dropped" for name, count in kept.tiles.items()]
-    tiles = sum(kept.tiles.values())
-    return [*lines, f"{len(kept.entries):,} slides and {tiles:,} tiles dropped; wrote {out.name}."]
+    lines += [f"{name}: {_so_many(count, 'tile')} dropped" for name, count in kept.tiles.items()]
+    slides = _so_many(len(kept.entries), "slide")
+    tiles = _so_many(sum(kept.tiles.values()), "tile")
+    return [*lines, f"{slides} and {tiles} dropped; wrote {out.name}."]
 
 
 def _to_json(found: Duplicates, kept: Kept | None) -> Json:

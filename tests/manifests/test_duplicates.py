@@ -451,6 +451,21 @@ def test_nothing_twice_is_no_error(tmp_path: Path) -> None:
     assert "2 tiles: 0 groups of duplicates" in ran.stderr
 
 
+def test_a_place_that_will_not_do_is_refused_before_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_manifest(manifest_of(tmp_path, a=tissue(1)), tmp_path / "manifest.json")
+    (tmp_path / "other").mkdir()
+
+    def search(*_: object, **__: object) -> None:
+        raise AssertionError("searched in vain")
+
+    monkeypatch.setattr("manifests.duplicates.search_duplicates", search)
+    ran = run(tmp_path, "--drop", "-o", tmp_path / "other/x.json")
+    assert ran.exit_code == 2
+    assert "lies outside of" in ran.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--drop"], ["-o", "x.json"], ["--threshold", "1.5"]])
 def test_options_that_make_no_sense_are_refused(tmp_path: Path, arguments: list[str]) -> None:
     save_manifest(manifest_of(tmp_path, a=tissue(1)), tmp_path / "manifest.json")
