@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from manifests.errors import EXIT_USAGE, ManifestError
+from manifests.files import file_digest
+from manifests.jsonfile import save_manifest
 from manifests.model import Manifest
 
 
@@ -20,6 +22,34 @@ class MisplacedManifest(ManifestError):
     """A manifest would have to point out of the folder that it is to lie in."""
 
     exit_code = EXIT_USAGE
+
+
+class Destination:
+    """A manifest that is going to be written.
+
+    Make it before anything is read: what others write there in the meantime is not overwritten.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Look at what is there now.
+
+        Raises:
+            MisplacedManifest: there is no such folder.
+        """
+        if not path.parent.is_dir():
+            raise MisplacedManifest(f"there is no folder {path.parent} to write {path.name} to")
+        self.path = path
+        self._was = file_digest(path)
+
+    def save(self, manifest: Manifest) -> None:
+        """Write the manifest, its paths relative to its new folder, whole or not at all.
+
+        Raises:
+            MisplacedManifest: a store lies outside of the folder.
+            FileChanged: someone else wrote the file in the meantime.
+            OSError: the disk is full, read-only, ...; a file that was there is then untouched.
+        """
+        save_manifest(rebase(manifest, self.path.parent), self.path, replacing=self._was)
 
 
 def rebase(manifest: Manifest, folder: Path) -> Manifest:

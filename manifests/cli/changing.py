@@ -61,11 +61,12 @@ def annotate(manifest_path: Path, **options: Any) -> None:
     cells say nothing. Ends with exit code 6 and the whole list if the table contradicts the
     manifest, or a slide would have two organs, stains or patients.
     """
-    from manifests.jsonfile import load_manifest, save_manifest
-    from manifests.placing import rebase
+    from manifests.jsonfile import load_manifest
+    from manifests.placing import Destination, rebase
 
     _check_options(options)
     out: Path = options["out"]
+    destination = Destination(out)
     manifest = rebase(load_manifest(manifest_path), out.parent)
     report: dict[str, Any] = {}
     salt = None
@@ -77,7 +78,7 @@ def annotate(manifest_path: Path, **options: Any) -> None:
         manifest = _with_table(manifest, salt, pseudonyms, options, report)
     if salt is not None:
         manifest = _cleaned(manifest, pseudonyms, report)
-    save_manifest(manifest, out)
+    destination.save(manifest)
     _print(out, report, as_json=options["as_json"])
 
 
@@ -254,7 +255,8 @@ def relink(manifest_path: Path, **options: Any) -> None:
     replace the beginning of paths and URLs: `--from s3://bucket/set --to ./set`. A store counts as
     found only if its UUID and commit record fit.
     """
-    from manifests.jsonfile import load_manifest, save_manifest
+    from manifests.jsonfile import load_manifest
+    from manifests.placing import Destination
     from manifests.relink import relink_below, relink_prefix
 
     stores, old, new = options["stores"], options["old"], options["new"]
@@ -263,13 +265,14 @@ def relink(manifest_path: Path, **options: Any) -> None:
     if (options["partial"] and stores is None) or (options["no_check"] and old is None):
         raise click.UsageError("--partial goes with --root, --no-check with --from and --to")
     out: Path = options["out"]
+    destination = Destination(out)
     manifest = load_manifest(manifest_path)
     if stores is not None:
         found = relink_below(manifest, stores, out.parent, partial=options["partial"])
     else:
         check = not options["no_check"]
         found = relink_prefix(manifest, old, new, out.parent, check=check)
-    save_manifest(found.manifest, out)
+    destination.save(found.manifest)
     _print_relinked(found, out, as_json=options["as_json"])
 
 

@@ -53,11 +53,13 @@ def merge(manifest_paths: tuple[Path, ...], **options: Any) -> None:
     with exit code 6 and the whole list if a store has two contents, a slide two organs, stains or
     labels, or a patient lies in two splits.
     """
-    from manifests.jsonfile import load_manifest, save_manifest
+    from manifests.jsonfile import load_manifest
     from manifests.merge import merge as merge_all
+    from manifests.placing import Destination
     from manifests.vocabulary import load_vocabulary
 
     out: Path = options["out"]
+    destination = Destination(out)
     merged = merge_all(
         [(_name(path), load_manifest(path)) for path in manifest_paths],
         out.parent,
@@ -66,7 +68,7 @@ def merge(manifest_paths: tuple[Path, ...], **options: Any) -> None:
         require_same_spec=options["require_same_spec"],
         prefix_ids=options["prefix_ids"],
     )
-    save_manifest(merged.manifest, out)
+    destination.save(merged.manifest)
     for note in _notes(merged):
         click.echo(f"Note: {note}", err=True)
     _print(merged, out, as_json=options["as_json"])

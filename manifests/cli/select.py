@@ -63,13 +63,15 @@ def select(manifest_path: Path, **options: Any) -> None:
     columns of the stores; columns of the slides table. Ends with 4 if no tile is left.
     """
     from manifests.console import Display
-    from manifests.jsonfile import load_manifest, save_manifest
-    from manifests.placing import rebase
+    from manifests.jsonfile import load_manifest
+    from manifests.placing import Destination
     from manifests.select import Draws, require_tiles
     from manifests.select import select as choose
     from manifests.vocabulary import load_vocabulary
 
     _check(manifest_path, options)
+    out: Path | None = options["out"]
+    destination = None if out is None or options["dry_run"] else Destination(out)
     draws = ("max_per_slide", "max_per_patient", "sample", "seed")
     with Display("stores") as display:
         selected = choose(
@@ -82,9 +84,8 @@ def select(manifest_path: Path, **options: Any) -> None:
         )
     _print(selected, as_json=options["as_json"])
     require_tiles(selected)
-    if not options["dry_run"]:
-        out: Path = options["out"]
-        save_manifest(rebase(selected.manifest, out.parent), out)
+    if destination is not None:
+        destination.save(selected.manifest)
         after = selected.after
         stores = f"{after.stores:,} {'store' if after.stores == 1 else 'stores'}"
         click.echo(f"{out}: {after.tiles:,} tiles of {stores}", err=True)

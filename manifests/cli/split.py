@@ -114,8 +114,8 @@ def split(context: click.Context, /, manifest_path: Path, **options: Any) -> Non
 
 def _split(manifest_path: Path, out: Path, options: dict[str, Any]) -> None:
     from manifests.holdout import read_list
-    from manifests.jsonfile import load_manifest, save_manifest
-    from manifests.placing import rebase
+    from manifests.jsonfile import load_manifest
+    from manifests.placing import Destination
     from manifests.split import SplitRule, split_manifest
 
     rule = SplitRule(
@@ -127,10 +127,11 @@ def _split(manifest_path: Path, out: Path, options: dict[str, Any]) -> None:
         exact=options["exact"],
     )
     lists = [read_list(option, rule.names) for option in options["holdout"]]
+    destination = Destination(out)
     manifest = load_manifest(manifest_path)
     older = _older(out, manifest_path) if rule.exact and not options["anew"] else None
     result = split_manifest(manifest, rule, lists=lists, older=older, anew=options["anew"])
-    save_manifest(rebase(result.manifest, out.parent), out)
+    destination.save(result.manifest)
     _print(result, rule, out, as_json=options["as_json"])
 
 

@@ -165,7 +165,7 @@ def test_a_list_that_cannot_be_read_is_refused(
         (["-o", "s.json", "--check", "--seed", "1"], "takes no -o, --seed"),
         (["--check", "--exact"], "takes no --exact"),
         (["--check"], "no store of the manifest is in a split"),
-        (["-o", "deep/s.json"], "outside of deep"),
+        (["-o", "deep/s.json"], "no folder deep"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_writes_nothing(
