@@ -327,9 +327,9 @@ def _with_tuples(fields: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def entry_json(entry: StoreEntry) -> Json:
     """An entry as it stands in the file."""
-    found = _without_defaults(entry)
+    found = _without_defaults(entry, _all_fields(StoreEntry))
     if entry.slide is not None:
-        found["slide"] = _without_defaults(entry.slide)
+        found["slide"] = _without_defaults(entry.slide, _all_fields(SlideInfo))
     if entry.resolutions:
         names = _all_fields(Resolution)
         found["resolutions"] = [{n: getattr(r, n) for n in names} for r in entry.resolutions]
@@ -341,10 +341,10 @@ def entry_json(entry: StoreEntry) -> Json:
     return {**found.pop("extra", {}), **found}
 
 
-def _without_defaults(value: StoreEntry | SlideInfo) -> dict[str, Any]:
+def _without_defaults(value: StoreEntry | SlideInfo, names: Sequence[str]) -> dict[str, Any]:
     """The fields that say something; what is None, zero or empty is left out."""
     found = {}
-    for name in _all_fields(type(value)):
+    for name in names:
         if item := getattr(value, name):
             found[name] = dict(item) if isinstance(item, Mapping) else item
     return found

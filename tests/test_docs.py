@@ -47,8 +47,11 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_fields(folder: Path) -> None:
     """Two plain pictures of a kidney in two stains, and a table of them."""
     (folder / "fields").mkdir()
-    for name, kind, seed in (("kidney-1", "he", 5), ("kidney-2", "dab", 6)):
-        Image.fromarray(paint(kind, 1024, 768, seed)).save(folder / "fields" / f"{name}.png")
+    for name, pixels in (
+        ("kidney-1", paint("he", 1024, 768, 5)),
+        ("kidney-2", paint("dab", 1024, 768, 6)),
+    ):
+        Image.fromarray(pixels).save(folder / "fields" / f"{name}.png")
     table = ["slide,organ,stain,patient", "kidney-1.png,Kidney,hematoxylin-eosin,P-003"]
     table += ["kidney-2.png,kidney,Ki-67 (IHC),P-004"]
     (folder / "fields.csv").write_text("\n".join(table) + "\n")

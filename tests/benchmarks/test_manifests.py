@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.benchmarks import manifests
@@ -12,5 +14,5 @@ def test_the_benchmark_times_every_command(capsys: pytest.CaptureFixture[str]) -
     manifests.main(["--stores", "40", "--manifests", "4", "--rounds", "1"])
     said = capsys.readouterr().out
     assert "merge 4 manifests" in said
-    assert said.count(" MiB") == len(manifests.commands(manifests.Path(), 4))
+    assert said.count(" MiB") == len(manifests.commands(Path(), 4))
     assert "40 stores" in said

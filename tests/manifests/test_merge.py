@@ -83,7 +83,7 @@ def partial_manifests(draw: st.DrawFn) -> list[Manifest]:
                 known["commit"] = f"{number:064d}"
             if number % 2 and draw(st.booleans()):
                 known["split"] = "test"
-            extra = {"x-lab": number} if draw(st.booleans()) else {}
+            extra: dict[str, Any] = {"x-lab": number} if draw(st.booleans()) else {}
             columns = {"batch": f"{number}"} if draw(st.booleans()) else {}
             warnings = tuple(draw(st.permutations(["b", "a"]))[: draw(st.integers(0, 2))])
             entries.append(entry(number, extra=extra, columns=columns, warnings=warnings, **known))
@@ -332,9 +332,8 @@ def run(*arguments: str | Path) -> Any:
 def test_the_command_writes_and_tells(tmp_path: Path) -> None:
     for name, number in (("a", 1), ("b", 2)):
         (tmp_path / name).mkdir()
-        entries = (done_entry("full", path="full.zarr", organ="brest"), entry(number))
-        entries = entries if name == "a" else entries[1:]
-        save_manifest(Manifest(entries), tmp_path / name / "manifest.json")
+        more = [done_entry("full", path="full.zarr", organ="brest")] if name == "a" else []
+        save_manifest(Manifest((*more, entry(number))), tmp_path / name / "manifest.json")
     out = tmp_path / "all.json"
     ran = run(tmp_path / "a", tmp_path / "b/manifest.json", "-o", out)
     assert ran.exit_code == 0, ran.stderr
