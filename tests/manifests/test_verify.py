@@ -113,13 +113,10 @@ def test_sound_stores_have_no_problems(found: Manifest, level: Level) -> None:
 @pytest.mark.slow
 def test_stores_of_real_slides_and_tiles_have_no_problems(real_data: Path, tmp_path: Path) -> None:
     slide = real_data / "svs" / "CMU-1-Small-Region.svs"
-    size = ("--tile-size", "224")
+    tiles = real_data / "tiles" / "lc25000_224" / "lung_aca"
     commands: list[list[object]] = [
         [slide, "--mpp", "0.5", "--mpp", "1"],
-        [
-            real_data / "tiles/lc25000_224/lung_aca",
-            *["--packed", "--mpp", "0.5", "--tile-size", "224"],
-        ],
+        [tiles, "--packed", "--mpp", "0.5", "--tile-size", "224"],
     ]
     for command in commands:
         line = [sys.executable, "-m", "tiler", "extract", *command, "--out", tmp_path]
