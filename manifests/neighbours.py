@@ -44,6 +44,8 @@ _PROBES = 2
 _RADIUS = 0.42
 """Squared distance of descriptions up to which pictures are compared: of true copies that were
 turned and enlarged some 75 % lie within, of other pictures of one class 1 in 1000."""
+_CROWDED = 64
+"""Pictures of a cell within the radius, on average, from which only the nearest are taken."""
 _COLOUR = 0.2
 """Most that colours may differ, both together: 999 of 1000 true copies are within."""
 _NEAREST = 8
@@ -89,21 +91,19 @@ def find_alike(
     if len(codes) < 2:
         return Alike(np.empty((0, 2), np.int64), np.empty(0, np.float32), 0)
     cells = _make_cells(codes)
+
+    def glance(block: slice) -> npt.NDArray[np.float64]:
+        links = _nearest(codes, block, cells)
+        links = links[_of_one_colour(colours, links)]
+        parts = (_compare(codes, links[part]) for part in _chunks(0, len(links), _CHUNK))
+        return np.concatenate([np.empty((0, 4)), *parts])
+
     blocks = list(_chunks(0, len(codes), _BLOCK))
     found = []
-    nearest = in_threads(lambda block: _nearest(codes, block, cells), blocks)
-    for block, links in zip(blocks, nearest, strict=True):
-        found.append(links[_of_one_colour(colours, links)])
+    for block, compared in zip(blocks, in_threads(glance, blocks), strict=True):
+        found.append(compared)
         tell("looking for candidates", block.stop, len(codes))
-    links = np.concatenate(found)
-    parts = list(_chunks(0, len(links), _CHUNK))
-    compared = []
-    for part, better in zip(
-        parts, in_threads(lambda part: _compare(codes, links[part]), parts), strict=True
-    ):
-        compared.append(better)
-        tell("comparing candidates", part.stop, len(links))
-    links = _best_links(np.concatenate([np.empty((0, 4)), *compared]))
+    links = _best_links(np.concatenate(found))
     parts = list(_chunks(0, len(links), _LOOKS))
     scores = [np.empty(0, np.float32)]
     for part, score in zip(
@@ -203,11 +203,22 @@ def _within_radius(
         distance = own @ (-2 * others.T)
         distance += (own**2).sum(axis=1)[:, None]
         distance += (others**2).sum(axis=1)
-        hits = np.flatnonzero(distance < _RADIUS)
+        hits = _hits(distance)
         at, other = np.divmod(hits, max(1, len(others)))
         column = cells.members[part][other]
         packed = _pack(row[at], place[at], distance.ravel()[hits], column)
         yield packed[row[at] + start != column]
+
+
+def _hits(distance: Floats) -> Indices:
+    """Flat places of distances within the radius; of crowded rows only the nearest ones."""
+    hits = np.flatnonzero(distance < _RADIUS)
+    if len(hits) <= _CROWDED * len(distance):
+        return hits
+    most = min(_NEAREST + 1, distance.shape[1])  # a picture is nearest to itself
+    nearest = np.argpartition(distance, most - 1, axis=1)[:, :most]
+    flat = (nearest + np.arange(len(distance))[:, None] * distance.shape[1]).ravel()
+    return np.sort(flat[distance.ravel()[flat] < _RADIUS])
 
 
 _COLUMN_BITS, _PLACE_BITS, _DISTANCE_BITS = 34, 3, 12

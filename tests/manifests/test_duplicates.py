@@ -358,13 +358,15 @@ def test_threads_and_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert len(expected) == 15
 
 
+@pytest.mark.parametrize("crowded", [1, 1000])
 def test_crowded_cells_are_bounded_and_what_is_passed_over_is_counted(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, crowded: int
 ) -> None:
     tiles = np.repeat(tissue(1), 60, axis=0)
     squares = tile_squares(tiles, LOOK)
     codes = encode(tile_squares(tiles, GLANCE), GLANCE)[0]
     monkeypatch.setattr("manifests.neighbours._MOST_MEMBERS", 20)
+    monkeypatch.setattr("manifests.neighbours._CROWDED", crowded)
     found = find_alike(codes, np.zeros((60, 2), "f4"), lambda n: squares[n], 0.35, lambda *_: None)
     assert found.passed_over == 40
     assert len(found.pairs) <= 8 * 60
