@@ -176,15 +176,6 @@ def encode(squares: Floats, eye: Eye) -> tuple[Codes, Floats]:
     return np.clip(codes, -127, 127).astype(np.int8), energy[:, 0]
 
 
-def pack(spectrum: npt.NDArray[np.complex64], eye: Eye) -> Codes:
-    """Codes of spectra of unit energy, (n, rings, orders): what `spectra` unpacks."""
-    kept = spectrum[:, _kept(eye)] * _CODE_SCALE
-    codes: Codes = (
-        np.concatenate([kept.real, kept.imag], axis=1).round().clip(-127, 127).astype(np.int8)
-    )
-    return codes
-
-
 def spectra(codes: Codes, eye: Eye) -> npt.NDArray[np.complex64]:
     """The spectra that `encode` packed: complex (n, rings, orders), weighted by √(ring's area)."""
     kept = _kept(eye)

@@ -29,7 +29,7 @@ from PIL import Image
 
 from manifests.codec import Rgb, TileCodec, decode_jpeg, encode_jpeg
 from manifests.duplicates import TILE_THRESHOLD, DuplicateGroup, Member, find_duplicates
-from manifests.fingerprints import GLANCE, LOOK, Codes, pack, spectra
+from manifests.fingerprints import GLANCE, LOOK, Codes, spectra
 from manifests.jsonfile import load_manifest
 from manifests.model import Manifest, Resolution, StoreEntry
 from manifests.neighbours import find_alike
@@ -215,6 +215,7 @@ def synthetic_codes(codes: Codes, count: int) -> Codes:
     """Codes like real ones: mixtures of six tiles each, turned, so that few are duplicates."""
     rng = np.random.default_rng(0)
     made = np.empty((count, codes.shape[1]), dtype=np.int8)
+    kept = spectra(np.ones_like(codes[:1]), GLANCE)[0] != 0
     for start in range(0, count, 5_000):
         some = min(5_000, count - start)
         mixed = np.zeros((some, GLANCE.rings, GLANCE.orders), dtype=np.complex64)
@@ -223,7 +224,8 @@ def synthetic_codes(codes: Codes, count: int) -> Codes:
             weight = rng.uniform(0.6, 1, (some, 1, 1)).astype(np.float32)
             picked = spectra(codes[rng.integers(0, len(codes), some)], GLANCE)
             mixed += weight * picked * np.exp(1j * turn).astype(np.complex64)
-        made[start : start + some] = pack(mixed / np.float32(2 * 300), GLANCE)
+        packed = mixed[:, kept] / 2
+        made[start : start + some] = np.rint(np.concatenate([packed.real, packed.imag], axis=1))
     return made
 
 
