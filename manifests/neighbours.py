@@ -44,7 +44,8 @@ _PROBES = 2
 _RADIUS = 0.42
 """Squared distance of descriptions up to which pictures are compared: of true copies that were
 turned and enlarged some 75 % lie within, of other pictures of one class 1 in 1000."""
-_CROWDED = 64
+_STEPS = 127
+_CROWDED = 32
 """Pictures of a cell within the radius, on average, from which only the nearest are taken."""
 _COLOUR = 0.2
 """Most that colours may differ, both together: 999 of 1000 true copies are within."""
@@ -61,7 +62,7 @@ _MOST_LOOKS = 4
 """Candidates of a picture that are looked at closer, the best ones."""
 _HOPE = 0.25
 """How much lower than at the best zoom the correlation may be one ring beside it."""
-_CHUNK, _BLOCK, _LOOKS = 2048, 16384, 128
+_CHUNK, _BLOCK, _LOOKS = 2048, 8192, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +122,8 @@ class _Cells:
 
     centres: Floats
     """(k, DIMENSIONS)"""
-    descriptions: npt.NDArray[np.float16]
-    """Of the members, cell after cell, (m, DIMENSIONS)."""
+    descriptions: Codes
+    """Of the members, cell after cell, (m, DIMENSIONS), in steps of 1 / `_STEPS`."""
     members: Indices
     """Numbers of the pictures, cell after cell, (m,)."""
     starts: Indices
@@ -132,16 +133,16 @@ class _Cells:
 
 def _make_cells(codes: Codes) -> _Cells:
     count = len(codes)
-    every = np.empty((count, DIMENSIONS), dtype=np.float16)
+    every = np.empty((count, DIMENSIONS), dtype=np.int8)
     for chunk in _chunks(0, count, _CHUNK):
-        every[chunk] = describe(spectra(codes[chunk], GLANCE), 0, GLANCE)
+        every[chunk] = np.rint(describe(spectra(codes[chunk], GLANCE), 0, GLANCE) * _STEPS)
     centre_count = max(1, count // _CELL_MEMBERS)
     # Evenly spaced pictures are centres enough: crowded regions get more of them by themselves.
     chosen = np.arange(centre_count) * count // centre_count
-    centres = every[chosen].astype(np.float32)
+    centres = _described(every[chosen])
     cell = np.concatenate(
         [
-            _nearest_centres(every[c].astype(np.float32), centres, 1)[:, 0]
+            _nearest_centres(_described(every[c]), centres, 1)[:, 0]
             for c in _chunks(0, count, _CHUNK)
         ]
     )
@@ -151,6 +152,10 @@ def _make_cells(codes: Codes) -> _Cells:
     members = order[place < _MOST_MEMBERS]
     starts = np.searchsorted(cell[members], np.arange(centre_count + 1))
     return _Cells(centres, every[members], members, starts, count - len(members))
+
+
+def _described(steps: Codes) -> Floats:
+    return steps.astype(np.float32) / np.float32(_STEPS)
 
 
 def _nearest_centres(points: Floats, centres: Floats, most: int) -> Indices:
@@ -198,7 +203,7 @@ def _within_radius(
     for cell, member in zip(used, np.split(order, begins[1:]), strict=True):
         place, row = np.divmod(member // probes, count)
         part = slice(cells.starts[cell], cells.starts[cell + 1])
-        others = cells.descriptions[part].astype(np.float32)
+        others = _described(cells.descriptions[part])
         own = points[place, row]
         distance = own @ (-2 * others.T)
         distance += (own**2).sum(axis=1)[:, None]
