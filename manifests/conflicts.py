@@ -73,7 +73,7 @@ def split_groups(entries: Iterable[StoreEntry]) -> Iterator[Group]:
     )
     for kind, key in kinds:
         for name, members in _grouped(listed, key).items():
-            parts = {s: [e.id for e in members if s in splits_of(e)] for s in _splits(members)}
+            parts = {s: [e.id for e in members if s in e.split_names] for s in _splits(members)}
             whole = [entry for entry in members if entry.split is not None]
             if len(parts) > 1 and whole:
                 subject = f"the patient {short(name)}" if kind == "patient" else "one slide"
@@ -87,13 +87,8 @@ def slide_fact(entry: StoreEntry, fact: str) -> Value | None:
     return value or None
 
 
-def splits_of(entry: StoreEntry) -> tuple[str, ...]:
-    """The splits that an entry has tiles in."""
-    return (entry.split,) if entry.split is not None else tuple(sorted(entry.splits))
-
-
 def _splits(members: Iterable[StoreEntry]) -> list[str]:
-    return sorted({split for entry in members for split in splits_of(entry)})
+    return sorted({split for entry in members for split in entry.split_names})
 
 
 def _fingerprint(entry: StoreEntry) -> str | None:

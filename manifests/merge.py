@@ -23,7 +23,6 @@ from manifests.conflicts import (
     slide_fact,
     slide_groups,
     split_groups,
-    splits_of,
 )
 from manifests.files import Json, canonical_json, sha256
 from manifests.jsonfile import entry_json, manifest_json
@@ -321,7 +320,7 @@ def _as_the_first(members: Sequence[Ranked], fact: str) -> list[Ranked]:
     """Give all entries what the entry of the first manifest says, by place and then by id."""
     ordered = sorted(members, key=lambda item: (item.rank, item.entry.id))
     if fact == "split":
-        split = next(s for item in ordered for s in splits_of(item.entry))
+        split = next(s for item in ordered for s in item.entry.split_names)
         parts = [replace(item.entry, split=split, splits={}) for item in ordered]
     elif fact in SLIDE_FACTS:
         value = next(v for item in ordered if (v := slide_fact(item.entry, fact)))

@@ -275,6 +275,11 @@ class StoreEntry:
         return self.path is not None and is_url(self.path)
 
     @property
+    def split_names(self) -> tuple[str, ...]:
+        """The splits that the entry has tiles in, sorted."""
+        return (self.split,) if self.split is not None else tuple(sorted(self.splits))
+
+    @property
     def tiles(self) -> int:
         """Tiles that are meant (selected, if there is a selection), of all resolutions together."""
         if self.selection is not None:

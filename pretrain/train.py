@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from manifests import Manifest, ManifestError, load_manifest
-from manifests.conflicts import splits_of
 from manifests.files import Json, pretty_json, write_atomic
 from pretrain.augment import MEAN, STD, draw_views, make_views
 from pretrain.checkpoint import ENCODER_FILE, EncoderInfo, histotile_version, save_encoder
@@ -116,7 +115,7 @@ def train(
 
 def _split(config: TrainConfig, manifest: Manifest) -> str:
     """The split to train on; never by default one that is there to test with."""
-    names = {name for entry in manifest.stores for name in splits_of(entry)}
+    names = {name for entry in manifest.stores for name in entry.split_names}
     if config.split is None:
         return TRAIN_SPLIT if names else ALL_SPLITS
     if config.split != ALL_SPLITS and config.split not in names:
