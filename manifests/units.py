@@ -211,7 +211,7 @@ def _whole(entry: StoreEntry, names: Sequence[str]) -> Part:
         value=value,
         fields=tuple(fields),
         tiles=entry.tiles,
-        splits=frozenset(entry.splits) if entry.split is None else frozenset({entry.split}),
+        splits=frozenset(entry.split_names),
         contents=contents,
     )
 
