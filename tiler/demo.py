@@ -114,8 +114,8 @@ def _pixels(slide: _DemoSlide) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]
 
 def _show(manifest: Path) -> None:
     from manifests.console import print_table
+    from manifests.describe.summary import summarise, summary_table
     from manifests.jsonfile import load_manifest
-    from manifests.summary import summarise, summary_table
 
     print_table(summary_table(summarise(load_manifest(manifest))))
 

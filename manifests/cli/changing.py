@@ -12,10 +12,10 @@ from manifests.cli.arguments import JSON, MANIFEST, OUTPUT, VOCABULARY
 from manifests.console import exit_codes, printable
 
 if TYPE_CHECKING:
-    from manifests.annotate import Annotated
+    from manifests.combine.annotate import Annotated
+    from manifests.combine.pseudonyms import Remaining
+    from manifests.combine.relink import Relinked
     from manifests.model import Manifest
-    from manifests.pseudonyms import Remaining
-    from manifests.relink import Relinked
 
 _SHOWN = 20
 
@@ -92,7 +92,7 @@ def _check_options(options: dict[str, Any]) -> None:
 
 
 def _salt(file: Path, away_from: Iterable[Path], *, new: bool) -> bytes:
-    from manifests.pseudonyms import new_salt, read_salt
+    from manifests.combine.pseudonyms import new_salt, read_salt
 
     return (new_salt if new else read_salt)(file, away_from)
 
@@ -100,7 +100,7 @@ def _salt(file: Path, away_from: Iterable[Path], *, new: bool) -> bytes:
 def _with_pseudonyms(
     manifest: Manifest, salt: bytes | None, report: dict[str, Any]
 ) -> tuple[Manifest, dict[str, str]]:
-    from manifests.pseudonyms import rename_patients
+    from manifests.combine.pseudonyms import rename_patients
 
     if salt is None:
         return manifest, {}
@@ -116,9 +116,9 @@ def _with_table(
     options: dict[str, Any],
     report: dict[str, Any],
 ) -> Manifest:
-    from manifests.annotate import ENTRY_KEY_COLUMNS
-    from manifests.annotate import annotate as add_facts
-    from manifests.pseudonyms import pseudonymise_table
+    from manifests.combine.annotate import ENTRY_KEY_COLUMNS
+    from manifests.combine.annotate import annotate as add_facts
+    from manifests.combine.pseudonyms import pseudonymise_table
     from manifests.slidetable import load_table
     from manifests.vocabulary import load_vocabulary
 
@@ -149,7 +149,7 @@ def _facts_report(found: Annotated) -> dict[str, Any]:
 
 
 def _cleaned(manifest: Manifest, pseudonyms: dict[str, str], report: dict[str, Any]) -> Manifest:
-    from manifests.pseudonyms import clean_texts, remaining
+    from manifests.combine.pseudonyms import clean_texts, remaining
 
     cleaned, texts = clean_texts(manifest, pseudonyms)
     found = remaining(cleaned, pseudonyms)
@@ -255,9 +255,9 @@ def relink(manifest_path: Path, **options: Any) -> None:
     replace the beginning of paths and URLs: `--from s3://bucket/set --to ./set`. A store counts as
     found only if its UUID and commit record fit.
     """
+    from manifests.combine.relink import relink_below, relink_prefix
     from manifests.jsonfile import load_manifest
     from manifests.placing import Destination
-    from manifests.relink import relink_below, relink_prefix
 
     stores, old, new = options["stores"], options["old"], options["new"]
     if (stores is None) == (old is None) or (old is None) != (new is None):

@@ -11,7 +11,7 @@ from manifests.cli.arguments import JSON, OUTPUT, VOCABULARY
 from manifests.console import exit_codes
 
 if TYPE_CHECKING:
-    from manifests.merge import Merged
+    from manifests.combine.merge import Merged
     from manifests.model import Manifest
 
 
@@ -53,8 +53,8 @@ def merge(manifest_paths: tuple[Path, ...], **options: Any) -> None:
     with exit code 6 and the whole list if a store has two contents, a slide two organs, stains or
     labels, or a patient lies in two splits.
     """
+    from manifests.combine.merge import merge as merge_all
     from manifests.jsonfile import load_manifest
-    from manifests.merge import merge as merge_all
     from manifests.placing import Destination
     from manifests.vocabulary import load_vocabulary
 
@@ -94,8 +94,8 @@ def _notes(merged: Merged) -> list[str]:
 
 
 def _print(merged: Merged, out: Path, *, as_json: bool) -> None:
+    from manifests.combine.merge import specs
     from manifests.files import pretty_json
-    from manifests.merge import specs
 
     manifest = merged.manifest
     if as_json:
@@ -120,7 +120,7 @@ def _print_inputs(manifest: Manifest) -> None:
 def _json(merged: Merged) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from manifests.merge import specs
+    from manifests.combine.merge import specs
 
     manifest = merged.manifest
     return {

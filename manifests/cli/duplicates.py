@@ -15,8 +15,8 @@ from manifests.console import exit_codes
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from manifests.duplicates import DuplicateGroup, Duplicates, Kept
     from manifests.files import Json
+    from manifests.likeness.duplicates import DuplicateGroup, Duplicates, Kept
 
 _MOST_SHOWN = 20
 
@@ -60,9 +60,9 @@ def duplicates(manifest_path: Path, **options: Any) -> None:
     # than they gain where all cores are at work already.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from manifests.console import Display, print_table
-    from manifests.duplicates import drop_duplicates, search_duplicates
     from manifests.files import pretty_json
     from manifests.jsonfile import load_manifest, save_manifest
+    from manifests.likeness.duplicates import drop_duplicates, search_duplicates
     from manifests.placing import rebase
 
     manifest = load_manifest(manifest_path)

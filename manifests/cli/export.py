@@ -62,7 +62,7 @@ def export(manifest_path: Path, **options: Any) -> None:
 
 
 def _describe(file: Path, out: Path, about: dict[str, str | None]) -> None:
-    from manifests.croissant import About, slides_file, write_croissant
+    from manifests.exports.croissant import About, slides_file, write_croissant
 
     manifest = write_croissant(file, out, About(**about))
     _say_what_is_missing(manifest, about)
@@ -84,9 +84,9 @@ def _say_what_is_missing(manifest: Manifest, about: dict[str, str | None]) -> No
 
 def _tabulate(file: Path, out: Path, target: str, *, tiles: bool) -> None:
     from manifests.console import Display
-    from manifests.export import write_csv, write_parquet
+    from manifests.exports.export import write_csv, write_parquet
+    from manifests.exports.tables import slides_table, tiles_table
     from manifests.jsonfile import load_manifest
-    from manifests.tables import slides_table, tiles_table
 
     manifest = load_manifest(file)
     total = sum(entry.tiles for entry in manifest.committed()) if tiles else len(manifest.stores)

@@ -11,7 +11,7 @@ from manifests.cli.arguments import JSON, MANIFEST
 from manifests.console import exit_codes
 
 if TYPE_CHECKING:
-    from manifests.composition import Composition
+    from manifests.describe.composition import Composition
     from manifests.model import Manifest
 
 _CSV = click.option("--csv", "as_csv", is_flag=True, help="Print CSV for spreadsheets.")
@@ -27,10 +27,10 @@ def show(manifest_path: Path, *, as_json: bool, as_csv: bool) -> None:
 
     MANIFEST is a manifest.json or the folder that holds one.
     """
+    from manifests.describe.summary import summarise, summary_csv, summary_json, summary_listing
     from manifests.files import pretty_json
     from manifests.jsonfile import load_manifest
     from manifests.listing import print_listing
-    from manifests.summary import summarise, summary_csv, summary_json, summary_listing
 
     _one_format(as_json=as_json, as_csv=as_csv)
     summary = summarise(load_manifest(manifest_path))
@@ -83,9 +83,14 @@ def summary(
     Only tiles that a selection left in are counted. No store is opened but for the pictures of
     --html.
     """
-    from manifests.composition import compose, composition_csv, composition_json, print_composition
+    from manifests.describe.composition import (
+        compose,
+        composition_csv,
+        composition_json,
+        print_composition,
+    )
+    from manifests.describe.groups import DEFAULT_FIELDS
     from manifests.files import pretty_json
-    from manifests.groups import DEFAULT_FIELDS
     from manifests.jsonfile import load_manifest
 
     _one_format(as_json=as_json, as_csv=as_csv)
@@ -111,7 +116,7 @@ def _write_page(
     manifest: Manifest, found: Composition, page: Path, per_group: int, manifest_path: Path
 ) -> None:
     from manifests.console import Display
-    from manifests.gallery import write_page
+    from manifests.describe.gallery import write_page
 
     hint = ["--html"]
     if not page.parent.is_dir():

@@ -12,7 +12,7 @@ from manifests.cli.arguments import JSON, MANIFEST, VOCABULARY
 from manifests.console import exit_codes
 
 if TYPE_CHECKING:
-    from manifests.selected import Selected
+    from manifests.choose.selected import Selected
 
 _COUNT = click.IntRange(min=1)
 
@@ -62,11 +62,11 @@ def select(manifest_path: Path, **options: Any) -> None:
     Names: organ, stain, dataset, patient, ..., mpp, split, label; tissue, focus, x, y and other
     columns of the stores; columns of the slides table. Ends with 4 if no tile is left.
     """
+    from manifests.choose.select import Draws, require_tiles
+    from manifests.choose.select import select as choose
     from manifests.console import Display
     from manifests.jsonfile import load_manifest
     from manifests.placing import Destination
-    from manifests.select import Draws, require_tiles
-    from manifests.select import select as choose
     from manifests.vocabulary import load_vocabulary
 
     _check(manifest_path, options)
@@ -111,9 +111,9 @@ def _check(manifest_path: Path, options: Mapping[str, Any]) -> None:
 
 
 def _print(selected: Selected, *, as_json: bool) -> None:
+    from manifests.choose.selected import group_listing, selected_json, step_listing
     from manifests.files import pretty_json
     from manifests.listing import print_listing
-    from manifests.selected import group_listing, selected_json, step_listing
 
     if as_json:
         click.echo(pretty_json(selected_json(selected)).decode(), nl=False)

@@ -11,9 +11,9 @@ from manifests.cli.arguments import JSON, MANIFEST
 from manifests.console import exit_codes
 
 if TYPE_CHECKING:
-    from manifests.leaks import Leak
     from manifests.model import Manifest
-    from manifests.split import SplitResult, SplitRule
+    from manifests.splits.leaks import Leak
+    from manifests.splits.split import SplitResult, SplitRule
 
 _MOST_SHOWN = 20
 _SPLITTING = ("ratios", "names", "stratify", "exact", "seed", "holdout", "anew")
@@ -113,10 +113,10 @@ def split(context: click.Context, /, manifest_path: Path, **options: Any) -> Non
 
 
 def _split(manifest_path: Path, out: Path, options: dict[str, Any]) -> None:
-    from manifests.holdout import read_list
     from manifests.jsonfile import load_manifest
     from manifests.placing import Destination
-    from manifests.split import SplitRule, split_manifest
+    from manifests.splits.holdout import read_list
+    from manifests.splits.split import SplitRule, split_manifest
 
     rule = SplitRule(
         by=options["by"] or "patient",
@@ -148,7 +148,13 @@ def _older(out: Path, manifest_path: Path) -> Manifest | None:
 def _print(result: SplitResult, rule: SplitRule, out: Path, *, as_json: bool) -> None:
     from manifests.console import print_table, printable
     from manifests.files import pretty_json
-    from manifests.shares import share_warnings, shares_json, shares_table, strata_of, total_of
+    from manifests.splits.shares import (
+        share_warnings,
+        shares_json,
+        shares_table,
+        strata_of,
+        total_of,
+    )
 
     total, strata = total_of(result, rule), strata_of(result, rule)
     warnings = share_warnings(total, strata)
@@ -214,7 +220,7 @@ def _check(manifest_path: Path, options: dict[str, Any]) -> None:
     from manifests.console import Display, printable
     from manifests.files import pretty_json
     from manifests.jsonfile import load_manifest
-    from manifests.leaks import LEAK_KINDS, LeaksFound, find_leaks, units_to_check
+    from manifests.splits.leaks import LEAK_KINDS, LeaksFound, find_leaks, units_to_check
 
     manifest = load_manifest(manifest_path)
     by = (options["by"],) if options["by"] else units_to_check(manifest)

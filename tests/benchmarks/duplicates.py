@@ -28,13 +28,13 @@ import numpy as np
 from PIL import Image
 
 from manifests.codec import Rgb, TileCodec, decode_jpeg, encode_jpeg
-from manifests.duplicates import TILE_THRESHOLD, DuplicateGroup, Member, find_duplicates
-from manifests.fingerprints import GLANCE, LOOK, Codes, spectra
 from manifests.jsonfile import load_manifest
+from manifests.likeness.duplicates import TILE_THRESHOLD, DuplicateGroup, Member, find_duplicates
+from manifests.likeness.fingerprints import GLANCE, LOOK, Codes, spectra
+from manifests.likeness.neighbours import find_alike
+from manifests.likeness.tilescan import scan_tiles
 from manifests.model import Manifest, Resolution, StoreEntry
-from manifests.neighbours import find_alike
 from manifests.store import TileStore, open_store
-from manifests.tilescan import scan_tiles
 from tests.manifests.make import make_store
 
 THRESHOLDS = (0.25, 0.28, 0.3, 0.32, 0.35, 0.4, 0.5, 0.6, 0.7)

@@ -1,4 +1,4 @@
-"""Expressions again, tile by tile in plain Python: what `manifests.truth` must come to.
+"""Expressions again, tile by tile in plain Python: what `manifests.choose.truth` must come to.
 
 Trees are tuples: ("and" | "or", trees), ("not", tree), ("test", name, sign, value),
 ("in", name, values), ("like", name, pattern), ("flag", name). Written without looking at the

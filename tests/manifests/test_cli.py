@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from rich.cells import cell_len
 
 from manifests.cli import manifest
+from manifests.describe.summary import summarise, summary_json
 from manifests.jsonfile import save_manifest
 from manifests.model import Manifest, Selection, StoreEntry
-from manifests.summary import summarise, summary_json
 from manifests.tileset import TileSet
 from tests.manifests.make_manifest import done_entry, failed_entry, full_manifest
 

@@ -1,0 +1,1 @@
+"""Tiles chosen from a manifest: by expressions, by split, and by drawing."""

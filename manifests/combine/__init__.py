@@ -1,0 +1,1 @@
+"""Manifests put together and put right: merged, annotated, found again after stores moved."""

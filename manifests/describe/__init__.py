@@ -1,0 +1,1 @@
+"""What a set is made of: rows, groups, and a page with charts and pictures."""

@@ -1,0 +1,1 @@
+"""A manifest for other programs: CSV, Parquet, Croissant."""

@@ -1,0 +1,1 @@
+"""Training, validation and test sets, and what lies in two of them."""
