@@ -45,7 +45,7 @@ def commands(folder: Path, manifests: int) -> dict[str, list[str | Path]]:
         "select 1,000 tiles a slide": [
             *("select", whole, "--max-per-slide", "1000", "-o", folder / "capped.json")
         ],
-        "show 100 million selected tiles": ["show", folder / "capped.json"],
+        "show what was drawn": ["show", folder / "capped.json"],
     }
 
 
