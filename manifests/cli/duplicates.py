@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manifests.cli.arguments import JSON, MANIFEST
-from manifests.console import exit_codes
+from manifests.console import exit_codes, without_blas_threads
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,9 +55,7 @@ def duplicates(manifest_path: Path, **options: Any) -> None:
     """
     if options["drop"] != (options["out"] is not None):
         raise click.UsageError("--drop and -o FILE need each other.")
-    # Before NumPy is there: threads that wait for each other inside of its products cost far more
-    # than they gain where all cores are at work already.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    without_blas_threads()
     from manifests.console import Display, print_table
     from manifests.files import pretty_json
     from manifests.jsonfile import load_manifest, save_manifest

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manifests.cli.arguments import JSON, MANIFEST
-from manifests.console import exit_codes
+from manifests.console import exit_codes, without_blas_threads
 
 if TYPE_CHECKING:
     from manifests.model import Manifest
@@ -215,6 +215,7 @@ def _first(lines: list[str]) -> list[str]:
 
 
 def _check(manifest_path: Path, options: dict[str, Any]) -> None:
+    without_blas_threads()
     from collections import Counter
 
     from manifests.console import Display, printable

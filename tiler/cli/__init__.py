@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manifests.cli import catalog, manifest
-from manifests.console import Display, exit_codes, print_table
+from manifests.console import Display, exit_codes, print_table, without_blas_threads
 from manifests.errors import EXIT_NONE_SUCCEEDED, EXIT_SOME_FAILED, EXIT_TERMINATED
 from tiler.cli.options import ANY_PATH, JSON, KNOWN, NATIVE, SOURCES, TILES, WORKERS
 
@@ -99,16 +99,8 @@ def _stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _without_blas_threads() -> None:
-    """Keep numpy, once it is imported, from starting a thread per CPU for matrices.
-
-    There is nothing here for them to do, and waking them costs more than cutting a hundred tiles.
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
-
 def _extract(options: dict[str, Any]) -> int:
-    _without_blas_threads()
+    without_blas_threads()
     from tiler.outcomes import MANIFEST_FILE, load_entries
     from tiler.outfolder import locked
     from tiler.report import ProgressReporter, result_json, result_table
@@ -152,7 +144,7 @@ def inspect_command(**options: Any) -> None:
 
 
 def _inspect(options: dict[str, Any]) -> int:
-    _without_blas_threads()
+    without_blas_threads()
     from tiler.inspect import inspect_all, inspections_json, inspections_table
     from tiler.request import make_workload
 
