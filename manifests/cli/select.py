@@ -82,10 +82,12 @@ def select(manifest_path: Path, **options: Any) -> None:
             vocabulary=load_vocabulary(options["vocabulary"]),
             progress=lambda done, total: display.update("selecting", done, total),
         )
+    # Before anything is printed: whoever reads only the head of it should have the manifest too.
+    if destination is not None and selected.after.tiles:
+        destination.save(selected.manifest)
     _print(selected, as_json=options["as_json"])
     require_tiles(selected)
     if destination is not None:
-        destination.save(selected.manifest)
         after = selected.after
         stores = f"{after.stores:,} {'store' if after.stores == 1 else 'stores'}"
         click.echo(f"{out}: {after.tiles:,} tiles of {stores}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -47,6 +48,17 @@ def test_a_selection_is_written_and_works_from_where_it_lies(folder: Path) -> No
     assert run(folder, "-o", out, "--where", text).exit_code == 0
     assert out.read_bytes() == first
     assert str(folder.parent).encode() not in first
+
+
+def test_the_manifest_is_there_also_if_nobody_reads_the_counts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "the reader has gone")
+
+    monkeypatch.setattr("manifests.listing.print_table", gone)
+    run(folder, "-o", folder / "some.json", "--where", "x >= 0")
+    assert load_manifest(folder / "some.json").stores
 
 
 def test_a_dry_run_counts_and_writes_nothing(folder: Path) -> None:
