@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.cli.arguments import JSON, MANIFEST
+from manifests.cli.arguments import JSON, MANIFEST, OUTPUT_IF_WRITTEN
 from manifests.console import exit_codes, without_blas_threads
 
 if TYPE_CHECKING:
@@ -36,13 +36,7 @@ _MOST_SHOWN = 20
 @click.option(
     "--drop", is_flag=True, help="Write a manifest that keeps one of each group: needs -o."
 )
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="The manifest to write. It must lie in a folder that all stores lie below.",
-)
+@OUTPUT_IF_WRITTEN
 @JSON
 @exit_codes()
 def duplicates(manifest_path: Path, **options: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.cli.arguments import JSON, MANIFEST, VOCABULARY
+from manifests.cli.arguments import JSON, MANIFEST, OUTPUT_IF_WRITTEN, VOCABULARY
 from manifests.console import exit_codes
 
 if TYPE_CHECKING:
@@ -19,13 +19,7 @@ _COUNT = click.IntRange(min=1)
 
 @click.command()
 @MANIFEST
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="The manifest to write. It must lie in a folder that all stores lie below.",
-)
+@OUTPUT_IF_WRITTEN
 @click.option(
     "--where",
     multiple=True,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manifests.cli.arguments import JSON, MANIFEST
+from manifests.cli.arguments import JSON, MANIFEST, OUTPUT_IF_WRITTEN
 from manifests.console import exit_codes, without_blas_threads
 
 if TYPE_CHECKING:
@@ -33,13 +33,7 @@ def _names(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str
 
 @click.command()
 @MANIFEST
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="The manifest to write. It must lie in a folder that all stores lie below.",
-)
+@OUTPUT_IF_WRITTEN
 @click.option(
     "--by",
     metavar="NAME",
