@@ -17,7 +17,7 @@ from typing import Any
 from manifests.errors import ManifestError
 from manifests.files import Json, pretty_json, write_atomic
 from manifests.jsonfile import load_manifest, save_manifest
-from manifests.model import Manifest, Resolution, SlideInfo, StoreEntry
+from manifests.model import CURATED_FIELDS, Manifest, Resolution, SlideInfo, StoreEntry
 from manifests.store import TileStore
 from tiler.errors import SlideError, TilerError
 from tiler.extract import SlideJob
@@ -98,7 +98,8 @@ def write_outcomes(
 ) -> None:
     """Write the manifest and the failures.
 
-    Entries of slides that are not of this run are kept, and so are people's own keys (`x-…`).
+    Entries of slides that are not of this run are kept, and so is what people said of the others
+    since they were cut, where this run says nothing of it.
     """
     reasons = {failure.id: failure.reason for failure in failures}
     earlier = earlier_manifest(out)
@@ -108,13 +109,27 @@ def write_outcomes(
         if status is None:
             continue
         entry = _failed_entry(work, reasons[name]) if status == "failed" else entry_of(work)
-        own_keys = entries[name].extra if name in entries else {}
-        entries[name] = replace(entry, extra=own_keys)
+        entries[name] = _with_later_facts(entry, entries.get(name))
     save_manifest(replace(earlier, stores=tuple(entries.values())), out / MANIFEST_FILE)
     ended = {work.job.id for work in works if work.job.id in statuses}
     kept = [f for f in _earlier_failures(out) if f["id"] in entries and f["id"] not in ended]
     listed = sorted([*kept, *map(asdict, failures)], key=lambda failure: failure["id"])
     write_atomic(out / FAILURES_FILE, pretty_json({"failures": listed}))
+
+
+def _with_later_facts(entry: StoreEntry, earlier: StoreEntry | None) -> StoreEntry:
+    """The entry, with what was added to the earlier one of that id: facts, split, selection."""
+    if earlier is None:
+        return entry
+    kept: dict[str, Any] = {"extra": earlier.extra}
+    if earlier.uuid == entry.uuid:
+        said = {name: getattr(earlier, name) for name in CURATED_FIELDS}
+        kept |= {k: v for k, v in said.items() if v is not None and getattr(entry, k) is None}
+        kept["columns"] = {**earlier.columns, **entry.columns}
+        kept["inputs"] = earlier.inputs
+        if earlier.commit in (None, entry.commit):
+            kept |= {n: getattr(earlier, n) for n in ("selection", "split", "splits")}
+    return replace(entry, **kept)
 
 
 def earlier_manifest(out: Path) -> Manifest:

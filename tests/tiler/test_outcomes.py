@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from manifests.jsonfile import load_manifest
+from manifests.jsonfile import load_manifest, save_manifest
+from manifests.model import Selection
 from manifests.store import TileStore
+from manifests.tileset import TileSet
 from tiler.errors import PixelReadError, TilerError
 from tiler.extract import SlideJob, cut_shards, plan_slide
 from tiler.finish import FinishJob, finish_store
@@ -249,6 +251,37 @@ class TestWriting:
         assert load_entries(out, {"a"}) == [entry_of(work)]
         assert load_entries(out, {"b"}) == []
         assert failures(out) == []
+
+    def test_what_was_said_since_stays_where_the_run_says_nothing(
+        self, store: tuple[Work, TileStore]
+    ) -> None:
+        work, cut_store = store
+        out = cut_store.path.parent
+        write_outcomes(out, [work], {"a": "done"}, [])
+        manifest = load_manifest(out / MANIFEST_FILE)
+        (cut,) = (entry for entry in manifest.stores if entry.id == "a")
+        chosen = Selection(({"where": "x"},), {cut.resolutions[0].group: TileSet.of([1])})
+        more: dict[str, Any] = {
+            "site": "B",
+            "columns": {"batch": "7"},
+            "split": "test",
+            "selection": chosen,
+        }
+        known: dict[str, Any] = {**more, "organ": "colon", "extra": {"x-shelf": 3}}
+        save_manifest(replace(manifest, stores=(replace(cut, **known),)), out / MANIFEST_FILE)
+        write_outcomes(out, [work], {"a": "done"}, [])
+        (again,) = load_entries(out, {"a"})
+        kept: dict[str, Any] = {
+            **more,
+            "columns": {**cut.columns, "batch": "7"},
+            "extra": {"x-shelf": 3},
+        }
+        assert again == replace(cut, **kept)
+        assert again.organ == cut.organ == "lung"
+        other = replace(cut, uuid="00000000-0000-0000-0000-000000000000", **known)
+        save_manifest(replace(manifest, stores=(other,)), out / MANIFEST_FILE)
+        write_outcomes(out, [work], {"a": "done"}, [])
+        assert load_entries(out, {"a"}) == [replace(cut, extra={"x-shelf": 3})]
 
     def test_slides_of_earlier_runs_stay(self, tmp_path: Path, works: list[Work]) -> None:
         a, b, _ = works
