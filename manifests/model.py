@@ -29,6 +29,7 @@ from manifests.checks import (
     check_text,
     check_texts,
     is_url,
+    on_one_line,
     short,
 )
 from manifests.errors import ManifestError
@@ -345,25 +346,25 @@ class Manifest:
     def store_path(self, entry: StoreEntry) -> Path:
         """Where an entry's store lies; an entry without one, or outside the root, is refused."""
         if entry.path is None:
-            raise ManifestError(f"{entry.id} failed and has no store: {entry.reason}")
+            raise _no_store(entry, f" failed and has no store: {entry.reason}")
         if entry.is_remote:
-            raise ManifestError(
-                f"{entry.id} lies at {entry.path}: copy it to this machine, then say where to with "
-                "`histotile manifest relink`"
-            )
+            where = f" lies at {entry.path}: copy it to this machine, then say where to with "
+            raise _no_store(entry, where + "`histotile manifest relink`")
         path = self.root / entry.path
         try:
             inside = stays_inside(self.root, entry.path)
         except OSError as error:
-            raise ManifestError(
-                f"{entry.id}: {short(entry.path)} cannot be followed ({error.strerror})"
-            ) from error
+            what = f": {short(entry.path)} cannot be followed ({error.strerror})"
+            raise _no_store(entry, what) from error
         if not inside:
-            raise ManifestError(
-                f"{entry.id}: {short(entry.path)} leads out of the manifest's folder"
-            )
+            raise _no_store(entry, f": {short(entry.path)} leads out of the manifest's folder")
         return path
 
     def committed(self) -> tuple[StoreEntry, ...]:
         """The entries that have tiles."""
         return tuple(entry for entry in self.stores if entry.status == "done")
+
+
+def _no_store(entry: StoreEntry, what: str) -> ManifestError:
+    """Why an entry's store cannot be opened; ids and reasons of strangers may hold anything."""
+    return ManifestError(on_one_line(f"{entry.id}{what}"))

@@ -187,6 +187,15 @@ def test_ids_and_groups_are_one_plain_name(name: str) -> None:
         Resolution(name, (0.5, 0.5), 0.5, 256, 1, 0, (1.0, 1.0))
 
 
+def test_why_there_is_no_store_is_said_on_one_line_that_steers_no_terminal() -> None:
+    hostile = failed_entry("\u202e\x1b[2J", reason="two\nlines " + "and more " * 500)
+    with pytest.raises(ManifestError) as caught:
+        Manifest().store_path(hostile)
+    assert str(caught.value).startswith("\\u202e\\x1b[2J failed and has no store: two\\nlines")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 2000
+
+
 def test_a_failed_slide_has_no_store_path() -> None:
     with pytest.raises(ManifestError, match="slide-2 failed and has no store: no reader opens"):
         Manifest().store_path(failed_entry())
