@@ -106,7 +106,7 @@ class TestResample:
         tile = resample(region, offset, scale, (size, size))
         assert tile.shape == (size, size, 3)
         assert tile.dtype == np.uint8
-        whole = scale[0].is_integer() and scale[1].is_integer()
+        whole = all(abs(s - round(s)) < tiler.pixels.EPSILON for s in scale)
         allowed = ROUNDING + (0.5 / (scale[0] * scale[1]) if whole else 0)
         assert abs(tile - averaged(region, offset, scale, size)).max() <= allowed
 
