@@ -20,6 +20,7 @@ from PIL import Image
 
 import tiler.pixels
 from tests.tiler.fakes import BACKGROUND, FakeSlide, HugeSlide, block_mean, noise
+from tiler.cells import EPSILON
 from tiler.errors import UnreadableSlide
 from tiler.grid import Ints
 from tiler.options import Edge, TileSpec
@@ -106,7 +107,7 @@ class TestResample:
         tile = resample(region, offset, scale, (size, size))
         assert tile.shape == (size, size, 3)
         assert tile.dtype == np.uint8
-        whole = all(abs(s - round(s)) < tiler.pixels.EPSILON for s in scale)
+        whole = all(abs(s - round(s)) < EPSILON for s in scale)
         allowed = ROUNDING + (0.5 / (scale[0] * scale[1]) if whole else 0)
         assert abs(tile - averaged(region, offset, scale, size)).max() <= allowed
 
