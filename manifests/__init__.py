@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from manifests.errors import HistotileError, ManifestError, StoreError
     from manifests.jsonfile import load_manifest, save_manifest
     from manifests.model import Manifest, Resolution, SlideInfo, StoreEntry
-    from manifests.store import TileStore
+    from manifests.store import TileStore, open_store
 
 __version__ = "0.1.0"
 """That of pyproject.toml. `importlib.metadata` would say it too, but takes as long to import as
@@ -29,6 +29,7 @@ _HOMES = {
     "StoreError": "manifests.errors",
     "TileStore": "manifests.store",
     "load_manifest": "manifests.jsonfile",
+    "open_store": "manifests.store",
     "save_manifest": "manifests.jsonfile",
 }
 
@@ -42,6 +43,7 @@ __all__ = [
     "StoreError",
     "TileStore",
     "load_manifest",
+    "open_store",
     "save_manifest",
 ]
 
