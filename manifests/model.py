@@ -276,6 +276,14 @@ class StoreEntry:
         return self.path is not None and is_url(self.path)
 
     @property
+    def codec_text(self) -> str | None:
+        """The codec and its settings in words, `jpeg 90 444`; None if it is not known."""
+        if self.codec is None:
+            return None
+        settings = (str(value) for key, value in sorted(self.codec.items()) if key != "name")
+        return " ".join([str(self.codec["name"]), *settings])
+
+    @property
     def split_names(self) -> tuple[str, ...]:
         """The splits that the entry has tiles in, sorted."""
         return (self.split,) if self.split is not None else tuple(sorted(self.splits))
@@ -286,6 +294,11 @@ class StoreEntry:
         if self.selection is not None:
             return sum(map(len, self.selection.tiles.values()))
         return sum(resolution.tiles for resolution in self.resolutions)
+
+    def count(self, resolution: Resolution, split: str | None = None) -> int:
+        """Tiles of a resolution that are meant; with `split`, those of it alone."""
+        members = self.members(resolution.group, split)
+        return resolution.tiles if members is None else len(members)
 
     def members(self, group: str, split: str | None = None) -> TileSet | None:
         """The tiles of a resolution that are meant; None stands for all of them.

@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from manifests.checks import short
 from manifests.errors import EXIT_USAGE, HistotileError
@@ -47,6 +48,21 @@ class Term:
     codes: tuple[str, ...] = ()
     """`SCT:…` (SNOMED CT) and `UBERON:…`; a stain of two dyes has the codes of both."""
     synonyms: tuple[str, ...] = ()
+
+
+class Unknown(NamedTuple):
+    """A text that is no term."""
+
+    field: str
+    term: str
+    nearest: str | None
+    """The term that is most like it."""
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        hint = f"; did you mean {self.nearest}?" if self.nearest else ""
+        return f"the {self.field} {self.term!r} is not in the vocabulary{hint}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +105,14 @@ class Vocabulary:
         if marker is not None:
             return _closest(marker, markers)
         return _closest(_key(field, text), {**markers, **self._index["stain"]})
+
+    def unknown(self, said: Iterable[tuple[str, str]]) -> tuple[Unknown, ...]:
+        """What is not known of some fields and texts, each once, sorted."""
+        return tuple(
+            Unknown(field, text, self.nearest(field, text))
+            for field, text in sorted(set(said))
+            if not self.knows(field, text)
+        )
 
     def terms(self, field: str) -> tuple[Term, ...]:
         """All terms of a field, sorted by name; stains include one term for each marker."""

@@ -170,6 +170,17 @@ def unsafe_imports(modules: list[Module]) -> list[str]:
     ]
 
 
+def unguarded_writing(modules: list[Module]) -> list[str]:
+    """Commands that write a manifest without minding who else does: `Destination` is the way."""
+    return [
+        f"{module.name} imports {name}"
+        for module in modules
+        if module.name.startswith("manifests.cli.")
+        for name in imports(module)
+        if name.endswith(".save_manifest")
+    ]
+
+
 def import_rings(modules: list[Module]) -> list[str]:
     """A ring among the imports that run at import, if there is one."""
     names = {module.name for module in modules}
@@ -222,6 +233,7 @@ RULES: tuple[Rule, ...] = (
     room_walls,
     dependency_owners,
     unsafe_imports,
+    unguarded_writing,
     import_rings,
     vague_names,
     missing_docstrings,
@@ -277,6 +289,10 @@ BROKEN: list[tuple[Rule, list[Module]]] = [
     (missing_docstrings, [Module("tiler.a", "x = 1")]),
     (long_files, [module("tiler.a", "x = 1\n" * 400)]),
     (long_functions, [module("tiler.a", "def f():\n    '''Doc.'''\n" + "    x = 1\n" * 61)]),
+    (
+        unguarded_writing,
+        [module("manifests.cli.a", "def f():\n    from manifests.jsonfile import save_manifest")],
+    ),
     (long_functions, [module("tiler.a", "class A:\n  async def f(s):\n" + "    x = 1\n" * 61)]),
 ]
 
@@ -293,6 +309,7 @@ KEPT = [
     module(
         "manifests.b", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import manifests.a"
     ),
+    module("manifests.placing", "from manifests.jsonfile import save_manifest"),
     module("tiler.cli", "import click\nfrom manifests.cli import manifest"),
     module("tiler.demo", "import importlib.util\nimportlib.util.find_spec('torch')"),
     module("tiler.slides.openslide", "import openslide\nfrom tiler.slides.base import Slide"),

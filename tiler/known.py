@@ -75,13 +75,11 @@ def catalogue_note(constants: Mapping[str, str], given_mpp: float | None) -> lis
 
 def vocabulary_note(curated: Iterable[Mapping[str, str]], vocabulary: Vocabulary) -> list[str]:
     """The organs and stains that the vocabulary does not know, each with the nearest it knows."""
-    named = {(f, known[f]) for known in curated for f in FIELDS if f in known}
-    strange = sorted((f, text) for f, text in named if not vocabulary.knows(f, text))
+    strange = vocabulary.unknown((f, known[f]) for known in curated for f in FIELDS if f in known)
     if not strange:
         return []
     shown = []
-    for field, text in strange[:_SHOWN]:
-        nearest = vocabulary.nearest(field, text)
+    for field, text, nearest in strange[:_SHOWN]:
         hint = "" if nearest is None else f" (did you mean {nearest}?)"
         shown.append(f"{field} {text}{hint}")
     more = f", and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""

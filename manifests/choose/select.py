@@ -272,10 +272,9 @@ def _split_counts(choices: Sequence[Choice], split: str | None) -> list[StepCoun
         return []
     before = sum(choice.entry.tiles for choice in choices)
     left = sum(
-        resolution.tiles if members is None else len(members)
+        choice.entry.count(resolution, split)
         for choice in choices
         for resolution in choice.entry.resolutions
-        for members in [choice.entry.members(resolution.group, split)]
     )
     return [StepCount(f"--split {split}", before, left, 0, left)]
 

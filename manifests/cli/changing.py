@@ -141,10 +141,7 @@ def _facts_report(found: Annotated) -> dict[str, Any]:
         "dropped": list(found.dropped),
         "rows_without_entry": list(found.rows_without_entry),
         "entries_without_row": list(found.entries_without_row),
-        "unknown_terms": [
-            {"field": field, "term": term, "nearest": nearest}
-            for field, term, nearest in found.unknown_terms
-        ],
+        "unknown_terms": [unknown._asdict() for unknown in found.unknown_terms],
     }
 
 
@@ -188,13 +185,13 @@ def _print(out: Path, report: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _notes(report: dict[str, Any]) -> list[str]:
+    from manifests.vocabulary import Unknown
+
     notes = _some("conflict solved", report.get("conflicts", []))
     notes += _some("entry left out", report.get("dropped", []))
     notes += _some("row names no entry", report.get("rows_without_entry", []))
     notes += _some("entry has no row", report.get("entries_without_row", []))
-    for unknown in report.get("unknown_terms", []):
-        hint = f"; did you mean {unknown['nearest']}?" if unknown["nearest"] else ""
-        notes.append(f"the {unknown['field']} {unknown['term']!r} is not in the vocabulary{hint}")
+    notes += [Unknown(**unknown).sentence for unknown in report.get("unknown_terms", [])]
     if report.get("stores_not_checked"):
         notes.append(f"{report['stores_not_checked']:,} stores are not here and were not searched")
     if report.get("identifiers_too_short"):

@@ -87,10 +87,7 @@ def _notes(merged: Merged) -> list[str]:
         "`histotile manifest duplicates --drop` keeps one"
         for ids in merged.twice
     ]
-    for field, term, nearest in merged.unknown_terms:
-        hint = f"; did you mean {nearest}?" if nearest else ""
-        notes.append(f"the {field} {term!r} is not in the vocabulary{hint}")
-    return notes
+    return [*notes, *(unknown.sentence for unknown in merged.unknown_terms)]
 
 
 def _print(merged: Merged, out: Path, *, as_json: bool) -> None:
@@ -130,10 +127,7 @@ def _json(merged: Merged) -> dict[str, Any]:
         "inputs": {key: asdict(source) for key, source in manifest.inputs.items()},
         "conflicts": [asdict(conflict) for conflict in merged.conflicts],
         "listed_twice": [list(ids) for ids in merged.twice],
-        "unknown_terms": [
-            {"field": field, "term": term, "nearest": nearest}
-            for field, term, nearest in merged.unknown_terms
-        ],
+        "unknown_terms": [unknown._asdict() for unknown in merged.unknown_terms],
         "specs": [
             {"mpp": mpp, "tile_size": size, "codec": codec, "stores": stores, "tiles": tiles}
             for (mpp, size, codec), (stores, tiles) in specs(manifest.stores).items()

@@ -52,26 +52,28 @@ def duplicates(manifest_path: Path, **options: Any) -> None:
     without_blas_threads()
     from manifests.console import Display, print_table
     from manifests.files import pretty_json
-    from manifests.jsonfile import load_manifest, save_manifest
-    from manifests.likeness.duplicates import drop_duplicates, search_duplicates
-    from manifests.placing import rebase
+    from manifests.jsonfile import load_manifest
+    from manifests.likeness.duplicates import drop_duplicates, find_duplicates
+    from manifests.placing import Destination, rebase
 
+    destination = Destination(options["out"]) if options["drop"] else None
     manifest = load_manifest(manifest_path)
-    if options["drop"]:
-        rebase(manifest, options["out"].parent)  # before the long search, not after it
+    if destination is not None:
+        rebase(manifest, destination.path.parent)  # before the long search, not after it
     kinds = {"exact": options["exact"], "near": options["near"]}
     things = {"slides": options["slides"], "tiles": options["tiles"]}
     with Display("done") as display:
-        found = search_duplicates(
+        found = find_duplicates(
             manifest,
             **_chosen(kinds),
             **_chosen(things),
             threshold=options["threshold"],
             display=display,
         )
-    kept = drop_duplicates(manifest, found.groups) if options["drop"] else None
-    if kept is not None:
-        save_manifest(rebase(kept.manifest, options["out"].parent), options["out"])
+    kept = None
+    if destination is not None:
+        kept = drop_duplicates(manifest, found.groups)
+        destination.save(kept.manifest)
     if options["as_json"]:
         click.echo(pretty_json(_to_json(found, kept)).decode(), nl=False)
     elif found.groups:

@@ -55,6 +55,8 @@ def export(manifest_path: Path, **options: Any) -> None:
         raise click.UsageError("--tiles goes with --to csv and parquet: Croissant describes slides")
     if out.resolve() == file.resolve():
         raise click.UsageError(f"-o {out} is the manifest itself; name another file")
+    if not out.parent.is_dir():
+        raise click.UsageError(f"there is no folder {out.parent} to write {out.name} to")
     if target == "croissant":
         _describe(file, out, about)
     else:

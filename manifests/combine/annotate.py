@@ -17,7 +17,7 @@ from manifests.combine.conflicts import Conflict, ConflictsFound, slide_groups, 
 from manifests.errors import TableError
 from manifests.model import Manifest, StoreEntry
 from manifests.slidetable import KEY_COLUMNS, Row, SlidesTable, file_stems
-from manifests.vocabulary import FIELDS, Vocabulary
+from manifests.vocabulary import FIELDS, Unknown, Vocabulary
 
 OnConflict = Literal["fail", "first", "last", "drop"]
 Fact = tuple[Literal["field", "column"], str]
@@ -52,8 +52,8 @@ class Annotated:
     """How the table names what the manifest does not list, in the order of the table."""
     entries_without_row: tuple[str, ...]
     """Ids of entries that the table does not name, sorted."""
-    unknown_terms: tuple[tuple[str, str, str | None], ...]
-    """Field, term of the table, and the nearest term that the vocabulary knows; sorted."""
+    unknown_terms: tuple[Unknown, ...]
+    """Organs and stains of the table that the vocabulary does not know."""
 
 
 def annotate(
@@ -109,7 +109,12 @@ def annotate(
         dropped=tuple(dropped),
         rows_without_entry=tuple(row.key for row in table.rows if row.key not in used),
         entries_without_row=tuple(e.id for e in manifest.stores if e.id not in rows),
-        unknown_terms=_unknown_terms(table.rows, vocabulary),
+        unknown_terms=vocabulary.unknown(
+            (field, row.curated[field])
+            for row in table.rows
+            for field in FIELDS
+            if field in row.curated
+        ),
     )
 
 
@@ -205,14 +210,3 @@ def _with_facts(entry: StoreEntry, facts: Mapping[Fact, str]) -> StoreEntry:
     if columns:
         changes["columns"] = {**entry.columns, **columns}
     return replace(entry, **changes) if changes else entry
-
-
-def _unknown_terms(
-    rows: Iterable[Row], vocabulary: Vocabulary
-) -> tuple[tuple[str, str, str | None], ...]:
-    used = {(f, row.curated[f]) for row in rows for f in FIELDS if f in row.curated}
-    return tuple(
-        (field, term, vocabulary.nearest(field, term))
-        for field, term in sorted(used)
-        if not vocabulary.knows(field, term)
-    )

@@ -28,7 +28,7 @@ from manifests.files import Json, canonical_json, sha256
 from manifests.jsonfile import entry_json, manifest_json
 from manifests.model import CURATED_FIELDS, Manifest, ManifestInput, StoreEntry
 from manifests.placing import paths_from
-from manifests.vocabulary import Vocabulary
+from manifests.vocabulary import FIELDS, Unknown, Vocabulary
 
 OnConflict = Literal["fail", "first", "drop"]
 PrefixIds = Literal["dataset", "folder"]
@@ -56,8 +56,8 @@ class Merged:
     """Entries that were there already."""
     twice: tuple[tuple[str, ...], ...]
     """Ids under which one and the same store is listed: the same slide, cut alike, twice."""
-    unknown_terms: tuple[tuple[str, str, str | None], ...]
-    """Field, term, and the nearest term that the vocabulary knows."""
+    unknown_terms: tuple[Unknown, ...]
+    """Organs and stains that the vocabulary does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,9 @@ def merge(
         conflicts=tuple(conflicts),
         repeated=sum(len(ranked) - 1 for ranked in found.values()),
         twice=_listed_twice(entries),
-        unknown_terms=unknown_terms(entries, vocabulary),
+        unknown_terms=vocabulary.unknown(
+            (field, term) for e in entries for field in FIELDS if (term := getattr(e, field))
+        ),
     )
 
 
@@ -144,12 +146,11 @@ def specs(entries: Iterable[StoreEntry]) -> dict[tuple[str, int, str], tuple[int
     stores: Counter[tuple[str, int, str]] = Counter()
     tiles: Counter[tuple[str, int, str]] = Counter()
     for entry in entries:
-        codec = " ".join(str(value) for value in (entry.codec or {}).values())
         for resolution in entry.resolutions:
+            codec = entry.codec_text or "unknown codec"
             spec = f"{resolution.mpp_requested:g}", resolution.tile_size, codec
-            members = entry.members(resolution.group)
             stores[spec] += 1
-            tiles[spec] += resolution.tiles if members is None else len(members)
+            tiles[spec] += entry.count(resolution)
     return {spec: (stores[spec], tiles[spec]) for spec in sorted(stores)}
 
 
@@ -164,18 +165,6 @@ class Terms:
         said = {"organ": entry.organ, "stain": entry.stain}
         named = {f: self._canonical(f, text) for f, text in said.items() if text is not None}
         return {field: name for field, name in named.items() if name != said[field]}
-
-
-def unknown_terms(
-    entries: Iterable[StoreEntry], vocabulary: Vocabulary
-) -> tuple[tuple[str, str, str | None], ...]:
-    """Organs and stains that the vocabulary does not know, each with the nearest that it does."""
-    used = {(f, getattr(entry, f)) for entry in entries for f in ("organ", "stain")}
-    return tuple(
-        (field, term, vocabulary.nearest(field, term))
-        for field, term in sorted((f, t) for f, t in used if t is not None)
-        if not vocabulary.knows(field, term)
-    )
 
 
 def _own_input(name: str, manifest: Manifest) -> dict[str, ManifestInput]:

@@ -177,19 +177,11 @@ def _of_entry(name: str) -> Getter:
     return operator.attrgetter(f"entry.{name}")
 
 
-def codec_text(part: Part) -> str | None:
-    """The codec and its settings in words, as in `jpeg 90 444`."""
-    if part.entry.codec is None:
-        return None
-    settings = (str(v) for k, v in sorted(part.entry.codec.items()) if k != "name")
-    return " ".join([str(part.entry.codec["name"]), *settings])
-
-
 _FIELDS: Mapping[str, Getter] = {
     **{name: _of_entry(name) for name in CURATED_FIELDS},
     "split": lambda part: part.split,
     "mpp": lambda part: float(part.resolution.mpp_requested),
     "tile_size": lambda part: part.resolution.tile_size,
-    "codec": codec_text,
+    "codec": lambda part: part.entry.codec_text,
     "vendor": lambda part: None if part.entry.slide is None else part.entry.slide.vendor,
 }

@@ -216,9 +216,7 @@ def _description(manifest: Manifest) -> str:
     counts: Counter[tuple[float, int]] = Counter()
     for entry in manifest.stores:
         for resolution in entry.resolutions:
-            members = entry.members(resolution.group)
-            tiles = resolution.tiles if members is None else len(members)
-            counts[resolution.mpp_requested, resolution.tile_size] += tiles
+            counts[resolution.mpp_requested, resolution.tile_size] += entry.count(resolution)
     parts = [
         f"{tiles} tiles of {size} px at {mpp:g} µm per pixel"
         for (mpp, size), tiles in sorted(counts.items())

@@ -190,16 +190,11 @@ _TILE_COLUMNS = (
 def _groups(manifest: Manifest) -> Iterator[tuple[StoreEntry, TileGroup]]:
     """The resolutions that have tiles, with their entries."""
     for entry in manifest.committed():
-        wanted = [r.group for r in entry.resolutions if _members(entry, r.group, r.tiles)]
+        wanted = [r.group for r in entry.resolutions if entry.count(r)]
         store = open_store(manifest, entry) if wanted else None
         for name in wanted:
             assert isinstance(store, TileStore)
             yield entry, store[name]
-
-
-def _members(entry: StoreEntry, group: str, tiles: int) -> int:
-    members = entry.members(group)
-    return tiles if members is None else len(members)
 
 
 def _kind(entry: StoreEntry, group: TileGroup, name: str) -> str:

@@ -103,8 +103,8 @@ def find_duplicates(
     tiles: bool = True,
     threshold: float | None = None,
     display: Display | None = None,
-) -> list[DuplicateGroup]:
-    """The groups of duplicates of a manifest: slides first, then tiles, each by first member.
+) -> Duplicates:
+    """The duplicates of a manifest, and what was looked at to find them.
 
     Tiles of one store at two resolutions are never near duplicates of each other.
 
@@ -114,32 +114,10 @@ def find_duplicates(
         display: shows how far it is.
 
     Raises:
+        BadThreshold: a threshold that is none.
         StoreError: a store is missing or damaged.
         ManifestError: a store lies behind a URL or outside the manifest's folder.
     """
-    found = search_duplicates(
-        manifest,
-        exact=exact,
-        near=near,
-        slides=slides,
-        tiles=tiles,
-        threshold=threshold,
-        display=display,
-    )
-    return list(found.groups)
-
-
-def search_duplicates(
-    manifest: Manifest,
-    *,
-    exact: bool = True,
-    near: bool = True,
-    slides: bool = True,
-    tiles: bool = True,
-    threshold: float | None = None,
-    display: Display | None = None,
-) -> Duplicates:
-    """As `find_duplicates`, with counts of what was looked at and what was not."""
     if threshold is not None and not 0 < threshold <= 1:
         raise BadThreshold(f"a threshold is above 0 and at most 1, not {threshold:g}")
 

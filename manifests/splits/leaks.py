@@ -110,8 +110,8 @@ def find_leaks(
         check_known(looked_at, parts, name)
         found += _torn_units(parts, name)
     found += _torn_slides(list_parts(looked_at, "id"))
-    groups = find_duplicates(looked_at, exact=True, near=near, display=display)
-    found += _torn_groups({entry.id: entry for entry in inside}, groups)
+    copies = find_duplicates(looked_at, near=near, display=display)
+    found += _torn_groups({entry.id: entry for entry in inside}, copies.groups)
     return sorted(found, key=lambda leak: LEAK_KINDS.index(leak.kind))
 
 

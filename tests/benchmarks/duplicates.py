@@ -29,13 +29,13 @@ from PIL import Image
 
 from manifests.codec import Rgb, TileCodec, decode_jpeg, encode_jpeg
 from manifests.jsonfile import load_manifest
-from manifests.likeness.duplicates import TILE_THRESHOLD, DuplicateGroup, Member, find_duplicates
+from manifests.likeness.duplicates import TILE_THRESHOLD, DuplicateGroup, Member
 from manifests.likeness.fingerprints import GLANCE, LOOK, Codes, spectra
 from manifests.likeness.neighbours import find_alike
 from manifests.likeness.tilescan import scan_tiles
 from manifests.model import Manifest, Resolution, StoreEntry
 from manifests.store import TileStore, open_store
-from tests.manifests.make import make_store
+from tests.manifests.make import groups_of, make_store
 
 THRESHOLDS = (0.25, 0.28, 0.3, 0.32, 0.35, 0.4, 0.5, 0.6, 0.7)
 Truth = Mapping[Member, Hashable]
@@ -203,7 +203,7 @@ def planted(manifest: Manifest, folder: Path, copy: Callable[[Rgb], Rgb]) -> tup
         shutil.copytree(manifest.store_path(original), folder / str(original.path))
     manifest = replace(manifest, root=folder)
     entry = plant(manifest, folder, "planted", copy)
-    groups = find_duplicates(Manifest((*manifest.stores, entry), root=manifest.root), slides=False)
+    groups = groups_of(Manifest((*manifest.stores, entry), root=manifest.root), slides=False)
     members = [member for member, _ in real_tiles(manifest)]
     truth: dict[Member, Hashable] = {member: number for number, member in enumerate(members)}
     truth |= {Member(entry.id, "0.5", number): number for number in range(len(members))}
@@ -262,12 +262,12 @@ def print_lc25000(manifest: Manifest, truth: Truth) -> None:
     print(f"LC25000, {len(truth):,} tiles\n\n| threshold | precision | recall | false groups |")
     print("|---|---|---|---|")
     for threshold in THRESHOLDS:
-        groups = find_duplicates(manifest, slides=False, threshold=threshold)
+        groups = groups_of(manifest, slides=False, threshold=threshold)
         found = score(groups, truth)
         numbers = f"{found.precision:.4f} | {found.recall:.3f} | {found.false_groups}"
         print(f"| {threshold} | {numbers} of {len(groups)} |", flush=True)
     print(f"\nAt {TILE_THRESHOLD}\n\n| label | precision | recall |\n|---|---|---|")
-    groups = find_duplicates(manifest, slides=False)
+    groups = groups_of(manifest, slides=False)
     for label in labels:
         own = {m: name for m, name in truth.items() if isinstance(name, tuple) and name[0] == label}
         parts = (replace(g, members=tuple(m for m in g.members if m in own)) for g in groups)
@@ -278,7 +278,7 @@ def print_lc25000(manifest: Manifest, truth: Truth) -> None:
 def print_copies(manifest: Manifest, folder: Path) -> None:
     """Planted copies, one kind at a time, and what is found where there is none."""
     tiles = sum(entry.tiles for entry in manifest.committed())
-    groups = find_duplicates(manifest, slides=False)
+    groups = groups_of(manifest, slides=False)
     print(f"\n{tiles:,} unrelated tiles: {len(groups)} groups")
     for group in groups:
         print("  ", f"{group.similarity:.2f}", *(f"{m.entry}:{m.tile}" for m in group.members))
@@ -309,7 +309,7 @@ def main() -> None:
         wall, cpu = time.perf_counter() - began, time.process_time() - cpu
         print(f"\nreading: {len(truth) / wall:,.0f} tiles/s, {len(truth) / cpu:,.0f} a CPU-second")
         began = time.perf_counter()
-        find_duplicates(manifest, slides=False)
+        groups_of(manifest, slides=False)
         print(f"all of it: {len(truth) / (time.perf_counter() - began):,.0f} tiles/s")
         print("\n| tiles | candidates s | look s | CPU s | looked at | over | MiB |")
         print("|---|---|---|---|---|---|---|")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ import numpy.typing as npt
 from manifests.codec import Rgb, TileCodec
 from manifests.files import crc32c, spec_hash
 from manifests.layout import TilesLayout
+from manifests.likeness.duplicates import DuplicateGroup, find_duplicates
+from manifests.model import Manifest
 from manifests.store import GroupPlan, StoreWriter
 
 UUID = "12345678-1234-5678-1234-567812345678"
@@ -89,6 +92,11 @@ def make_store_with_unread(path: Path, unread: npt.ArrayLike, shard_tiles: int =
         part = {"unread": values[members.start : members.stop]}
         writer.write_shard("0.5", shard, [b"tile"] * len(members), part)
     writer.commit()
+
+
+def groups_of(manifest: Manifest, **options: Any) -> list[DuplicateGroup]:
+    """The groups of duplicates of a manifest."""
+    return list(find_duplicates(manifest, **options).groups)
 
 
 def make_store(path: Path, tiles: Rgb, *, codec: TileCodec, shard_tiles: int = 8) -> None:

@@ -309,6 +309,13 @@ def test_different_specs_are_shown_and_only_forbidden_on_demand() -> None:
     assert "cut in 3 ways" in sentence
 
 
+def test_codecs_are_named_alike_however_their_settings_are_ordered() -> None:
+    full = full_manifest().stores[1]
+    one = replace(full, codec={"name": "zstd", "level": 3}, resolutions=full.resolutions[:1])
+    two = replace(one, id="z", uuid=uuid_of(8), path="z.zarr", codec={"level": 3, "name": "zstd"})
+    assert specs((one, two)) == {("0.5", 256, "zstd 3"): (2, 2400)}
+
+
 def test_paths_are_written_anew_and_urls_kept(tmp_path: Path) -> None:
     one = Manifest((entry(1, path="deep/s1.zarr"),), tmp_path / "a")
     two = Manifest((entry(2, path="s3://bucket/s2.zarr"), failed_entry("s3")), tmp_path / "b/c")

@@ -328,6 +328,7 @@ def test_the_command_writes_either_table(tmp_path: Path, target: str) -> None:
         (["--to", "croissant", "-o", "x", "--tiles"], "--tiles goes with"),
         (["--to", "croissant", "-o", "x", "--url", "x.y"], "is no http"),
         (["--to", "xml", "-o", "x"], "'xml' is not one of"),
+        (["--to", "csv", "-o", "nowhere/x"], "there is no folder nowhere to write x to"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(

@@ -30,7 +30,6 @@ from manifests.likeness.duplicates import (
     _groups,
     drop_duplicates,
     find_duplicates,
-    search_duplicates,
 )
 from manifests.likeness.fingerprints import (
     GLANCE,
@@ -45,7 +44,7 @@ from manifests.likeness.neighbours import find_alike
 from manifests.model import Manifest, Resolution, Selection, SlideInfo, StoreEntry
 from manifests.store import GroupPlan, StoreWriter, TileStore, open_store
 from manifests.tileset import TileSet
-from tests.manifests.make import UUID, make_store
+from tests.manifests.make import UUID, groups_of, make_store
 
 LOSSLESS = TileCodec("zstd")
 
@@ -139,7 +138,7 @@ def test_a_changed_copy_is_found_and_nothing_else(
 ) -> None:
     tiles = tissue(24)
     manifest = manifest_of(tmp_path, a=tiles, b=np.ascontiguousarray(copy(tiles[:12])))
-    found = find_duplicates(manifest)
+    found = groups_of(manifest)
     assert tiles_of(found) == [{("a", i), ("b", i)} for i in range(12)]
     assert all(not group.exact and 0.35 <= group.similarity <= 1 for group in found)
 
@@ -147,23 +146,23 @@ def test_a_changed_copy_is_found_and_nothing_else(
 def test_neighbours_that_overlap_by_half_are_no_duplicates(tmp_path: Path) -> None:
     field = tissue(1, size=512)[0]
     tiles = np.stack([field[y : y + 128, x : x + 128] for y in (0, 64, 128) for x in (0, 64, 128)])
-    assert find_duplicates(manifest_of(tmp_path, a=tiles)) == []
+    assert groups_of(manifest_of(tmp_path, a=tiles)) == []
 
 
 def test_equal_bytes_are_exact_within_a_store_and_across(tmp_path: Path) -> None:
     tiles = tissue(6)
     manifest = manifest_of(tmp_path, a=tiles[[0, 1, 2, 1]], b=tiles[[3, 0, 4]])
     for near in (False, True):
-        found = find_duplicates(manifest, near=near)
+        found = groups_of(manifest, near=near)
         assert tiles_of(found) == [{("a", 0), ("b", 1)}, {("a", 1), ("a", 3)}]
         assert all(group.exact and group.similarity == 1 for group in found)
-    assert find_duplicates(manifest, exact=False) == []
+    assert groups_of(manifest, exact=False) == []
 
 
 def test_an_equal_and_a_changed_copy_make_one_group_that_is_near(tmp_path: Path) -> None:
     tiles = tissue(4)
     manifest = manifest_of(tmp_path, a=tiles, b=tiles[:1], c=tiles[:1, :, ::-1].copy())
-    [group] = find_duplicates(manifest)
+    [group] = groups_of(manifest)
     assert group.members == (Member("a", "0.5", 0), Member("b", "0.5", 0), Member("c", "0.5", 0))
     assert not group.exact
 
@@ -174,9 +173,9 @@ def test_blank_tiles_are_counted_and_make_no_group(tmp_path: Path) -> None:
     glass = (np.full((10, 128, 128, 3), 240) + noise).astype(np.uint8)
     glass[:4] = 240
     manifest = manifest_of(tmp_path, a=glass, b=tissue(3))
-    found = search_duplicates(manifest)
+    found = find_duplicates(manifest)
     assert (found.groups, found.tiles, found.blank) == ((), 13, 10)
-    assert search_duplicates(manifest, near=False).groups == ()
+    assert find_duplicates(manifest, near=False).groups == ()
 
 
 def test_tiles_with_one_edge_are_no_duplicates(tmp_path: Path) -> None:
@@ -185,7 +184,7 @@ def test_tiles_with_one_edge_are_no_duplicates(tmp_path: Path) -> None:
     for i, texture in enumerate(tissue(8, seed=3)):
         part = 30 + int(rng.integers(0, 20))
         tiles[i, :part] = texture[:part]
-    assert find_duplicates(manifest_of(tmp_path, a=tiles)) == []
+    assert groups_of(manifest_of(tmp_path, a=tiles)) == []
 
 
 def test_what_is_not_selected_is_not_looked_at(tmp_path: Path) -> None:
@@ -193,7 +192,7 @@ def test_what_is_not_selected_is_not_looked_at(tmp_path: Path) -> None:
     entry = add(tmp_path, "a", tiles)
     chosen = replace(entry, selection=Selection((), {"0.5": TileSet.of([1, 3])}))
     copies = add(tmp_path, "b", tiles)
-    found = search_duplicates(Manifest((chosen, copies), root=tmp_path))
+    found = find_duplicates(Manifest((chosen, copies), root=tmp_path))
     assert tiles_of(list(found.groups)) == [{("a", 1), ("b", 1)}, {("a", 3), ("b", 3)}]
     assert found.tiles == 6
 
@@ -276,7 +275,7 @@ def test_a_changed_copy_of_a_slide_is_found_and_no_other_slide(
     thumbnail, mask = (np.ascontiguousarray(copy(picture)) for picture in section(2))
     thumbnail = decode_jpeg(encode_jpeg(thumbnail, 70, "420"), *mask.shape)
     entries.append(add_slide(tmp_path, "x", blank_tile(), thumbnail, mask))
-    [group] = find_duplicates(Manifest(tuple(entries), root=tmp_path))
+    [group] = groups_of(Manifest(tuple(entries), root=tmp_path))
     assert (group.kind, group.members) == ("slide", (Member("s2"), Member("x")))
     assert not group.exact
 
@@ -285,7 +284,7 @@ def test_slides_without_a_picture_of_tissue_are_counted(tmp_path: Path) -> None:
     thumbnail, mask = section(0)
     entry = add_slide(tmp_path, "a", blank_tile(), thumbnail, np.zeros_like(mask))
     packed = add(tmp_path, "b", tissue(2))
-    found = search_duplicates(Manifest((entry, packed), root=tmp_path), tiles=False)
+    found = find_duplicates(Manifest((entry, packed), root=tmp_path), tiles=False)
     assert (found.slides, found.unpictured, found.tiles) == (2, 2, 0)
 
 
@@ -293,9 +292,9 @@ def test_a_slide_at_two_resolutions_has_no_near_duplicates_of_itself(tmp_path: P
     tiles = tissue(3)
     groups = {"0.5": tiles, "0.6": tiles[:, ::-1].copy()}
     entry = add_slide(tmp_path, "a", groups, *section(0))
-    assert find_duplicates(Manifest((entry,), root=tmp_path)) == []
+    assert groups_of(Manifest((entry,), root=tmp_path)) == []
     other = add(tmp_path, "b", tiles[:1, :, ::-1].copy())
-    [group] = find_duplicates(Manifest((entry, other), root=tmp_path))
+    [group] = groups_of(Manifest((entry, other), root=tmp_path))
     assert [m.group for m in group.members] == ["0.5", "0.6", "0.5"]
 
 
@@ -306,7 +305,7 @@ def test_a_damaged_tile_is_an_error_that_names_the_store(tmp_path: Path) -> None
     data[200] ^= 1
     shard.write_bytes(data)
     with pytest.raises(StoreError, match=r"a\.zarr"):
-        find_duplicates(manifest)
+        groups_of(manifest)
 
 
 def test_slides_with_one_fingerprint_are_exact_duplicates(tmp_path: Path) -> None:
@@ -317,7 +316,7 @@ def test_slides_with_one_fingerprint_are_exact_duplicates(tmp_path: Path) -> Non
             [("a", "sha256:1"), ("b", "sha256:2"), ("c", "sha256:1")]
         )
     )
-    found = find_duplicates(Manifest(entries, root=tmp_path))
+    found = groups_of(Manifest(entries, root=tmp_path))
     members = (Member("a"), Member("c"))
     assert found == [DuplicateGroup("slide", exact=True, members=members, similarity=1.0)]
 
@@ -356,13 +355,13 @@ def test_turning_and_mirroring_leave_the_description_and_the_likeness() -> None:
 def test_threads_and_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiles = tissue(30)
     manifest = manifest_of(tmp_path, a=tiles, b=enlarged_and_turned(tiles[:15]))
-    expected = find_duplicates(manifest)
+    expected = groups_of(manifest)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     monkeypatch.setattr("manifests.likeness.tilescan._BLOCK", 7)
     monkeypatch.setattr("manifests.likeness.neighbours._CHUNK", 5)
     monkeypatch.setattr("manifests.likeness.neighbours._BLOCK", 11)
     monkeypatch.setattr("manifests.likeness.neighbours._LOOKS", 3)
-    assert find_duplicates(manifest) == expected
+    assert groups_of(manifest) == expected
     assert len(expected) == 15
 
 
@@ -392,7 +391,7 @@ def test_one_of_each_group_is_kept_the_finest_then_the_first(tmp_path: Path) -> 
     )
     same = add(tmp_path, "c", tiles[[1, 3]])
     manifest = Manifest((coarse, fine, same), root=tmp_path)
-    kept = drop_duplicates(manifest, find_duplicates(manifest))
+    kept = drop_duplicates(manifest, groups_of(manifest))
     assert dict(kept.tiles) == {"a": 2, "c": 2}
     assert kept.entries == ()
     assert [entry.id for entry in kept.manifest.stores] == ["a", "b"]
@@ -401,7 +400,7 @@ def test_one_of_each_group_is_kept_the_finest_then_the_first(tmp_path: Path) -> 
     assert left.tiles == {"0.5": TileSet.of([2])}
     assert left.steps == ({"without_duplicates": 2},)
     assert kept.manifest.stores[1] == fine
-    assert find_duplicates(kept.manifest) == []
+    assert groups_of(kept.manifest) == []
 
 
 def test_of_one_slide_the_entry_with_the_finest_and_most_tiles_is_kept(tmp_path: Path) -> None:
@@ -412,7 +411,7 @@ def test_of_one_slide_the_entry_with_the_finest_and_most_tiles_is_kept(tmp_path:
     )
     coarse = replace(three, resolutions=(replace(three.resolutions[0], mpp=(1.0, 1.0)),))
     manifest = Manifest((one, two, coarse), root=tmp_path)
-    kept = drop_duplicates(manifest, find_duplicates(manifest))
+    kept = drop_duplicates(manifest, groups_of(manifest))
     assert kept.entries == ("a", "c")
     assert [entry.id for entry in kept.manifest.stores] == ["b"]
     assert kept.tiles == {}  # its copies in c are gone with c
@@ -470,7 +469,7 @@ def test_a_place_that_will_not_do_is_refused_before_the_search(
     def search(*_: object, **__: object) -> None:
         raise AssertionError("searched in vain")
 
-    monkeypatch.setattr("manifests.likeness.duplicates.search_duplicates", search)
+    monkeypatch.setattr("manifests.likeness.duplicates.find_duplicates", search)
     ran = run(tmp_path, "--drop", "-o", tmp_path / "other/x.json")
     assert ran.exit_code == 2
     assert "lies outside of" in ran.stderr
@@ -484,8 +483,8 @@ def test_options_that_make_no_sense_are_refused(tmp_path: Path, arguments: list[
 
 def test_a_threshold_out_of_range_is_refused() -> None:
     with pytest.raises(BadThreshold, match="at most 1"):
-        find_duplicates(Manifest(), threshold=1.5)
+        groups_of(Manifest(), threshold=1.5)
 
 
 def test_an_empty_manifest_has_no_duplicates() -> None:
-    assert find_duplicates(Manifest()) == []
+    assert groups_of(Manifest()) == []

@@ -21,7 +21,7 @@ from manifests.cli.split import split
 from manifests.codec import Rgb, TileCodec
 from manifests.jsonfile import load_manifest, save_manifest
 from manifests.layout import TilesLayout
-from manifests.likeness.duplicates import DuplicateGroup, Member
+from manifests.likeness.duplicates import DuplicateGroup, Duplicates, Member
 from manifests.model import Manifest, Selection, StoreEntry
 from manifests.splits import leaks
 from manifests.splits.leaks import Leak, find_leaks, units_to_check
@@ -39,7 +39,10 @@ TILE = 96
 def no_duplicates(monkeypatch: pytest.MonkeyPatch) -> list[DuplicateGroup]:
     """What the search for duplicates finds; tests put groups in."""
     groups: list[DuplicateGroup] = []
-    monkeypatch.setattr(leaks, "find_duplicates", lambda *_, **__: groups)
+    nothing = Duplicates((), slides=0, tiles=0, blank=0, unpictured=0, passed_over=0)
+    monkeypatch.setattr(
+        leaks, "find_duplicates", lambda *_, **__: replace(nothing, groups=tuple(groups))
+    )
     return groups
 
 
