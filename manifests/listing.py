@@ -108,6 +108,11 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else printable(text).replace("\n", " ")
 
 
+def many(count: int, one: str, several: str | None = None) -> str:
+    """A count and its noun: `1 tile`, `2,000 tiles`."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Json]]) -> str:
     """CSV (RFC 4180, but with plain newlines): a header and a line per row; None is empty."""
     return csv_lines([header, *rows])
@@ -131,6 +136,7 @@ __all__ = [
     "Listing",
     "csv_lines",
     "csv_text",
+    "many",
     "one_line",
     "plain_lines",
     "print_listing",

@@ -93,25 +93,28 @@ def _notes(merged: Merged) -> list[str]:
 def _print(merged: Merged, out: Path, *, as_json: bool) -> None:
     from manifests.combine.merge import specs
     from manifests.files import pretty_json
+    from manifests.listing import many
 
     manifest = merged.manifest
     if as_json:
         click.echo(pretty_json(_json(merged)).decode(), nl=False)
         return
-    count = len(manifest.stores)
-    tiles = sum(entry.tiles for entry in manifest.stores)
-    click.echo(
-        f"{out}: {count:,} {'entry' if count == 1 else 'entries'} and {tiles:,} tiles "
-        f"of {len(manifest.inputs)} manifests; {merged.repeated:,} were there already"
-    )
+    entries = many(len(manifest.stores), "entry", "entries")
+    tiles = many(sum(entry.tiles for entry in manifest.stores), "tile")
+    inputs = many(len(manifest.inputs), "manifest")
+    click.echo(f"{out}: {entries} and {tiles} of {inputs}; {merged.repeated:,} were there already")
     for (mpp, size, codec), (stores, spec_tiles) in specs(manifest.stores).items():
-        click.echo(f"  {mpp} µm/px, {size} px, {codec}: {spec_tiles:,} tiles of {stores:,} stores")
+        cut = f"{many(spec_tiles, 'tile')} of {many(stores, 'store')}"
+        click.echo(f"  {mpp} µm/px, {size} px, {codec}: {cut}")
     _print_inputs(manifest)
 
 
 def _print_inputs(manifest: Manifest) -> None:
+    from manifests.listing import many
+
     for key, source in sorted(manifest.inputs.items(), key=lambda item: item[1]):
-        click.echo(f"  from {source.name} ({key}): {source.stores:,} entries")
+        entries = many(source.stores, "entry", "entries")
+        click.echo(f"  from {source.name} ({key}): {entries}")
 
 
 def _json(merged: Merged) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from manifests.describe.composition import Composition, composition_listing, not
 from manifests.describe.groups import Group, Part, group_parts
 from manifests.errors import HistotileError
 from manifests.files import sha256, write_atomic
-from manifests.listing import Listing, one_line
+from manifests.listing import Listing, many, one_line
 from manifests.model import Manifest
 from manifests.store import TileGroup, open_store
 
@@ -279,12 +279,8 @@ def _counted(group: Group, *, tiles: bool = True) -> str:
         (group.slides, "slide"),
         (group.packed, "packed store"),
     )
-    words = [_many(number, what) for number, what in counts if number]
+    words = [many(number, what) for number, what in counts if number]
     return ", ".join(words) if tiles else " and ".join(words) or "no slide"
-
-
-def _many(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _facts(found: Composition, listing: Listing) -> list[tuple[str, str]]:
@@ -342,10 +338,10 @@ def _problems(stores: _Stores) -> list[str]:
         more = len(names) - _MOST_NAMED
         listed = ", ".join(names[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
         problems.append(
-            f"{len(names):,} of the {_many(len(stores.tried), 'store')} opened for pictures could "
+            f"{len(names):,} of the {many(len(stores.tried), 'store')} opened for pictures could "
             f"not be read: {listed}. histotile manifest verify says why."
         )
     remote = sum(entry.is_remote for entry in stores.manifest.committed())
     if remote:
-        problems.append(f"No pictures of {_many(remote, 'store')} behind URLs.")
+        problems.append(f"No pictures of {many(remote, 'store')} behind URLs.")
     return problems

@@ -345,7 +345,7 @@ def test_the_command_writes_and_tells(tmp_path: Path) -> None:
     ran = run(tmp_path / "a", tmp_path / "b/manifest.json", "-o", out)
     assert ran.exit_code == 0, ran.stderr
     assert "3 entries and 1,500 tiles of 2 manifests; 0 were there already" in ran.stdout
-    assert "0.5 µm/px, 256 px, jpeg 90 444: 1,200 tiles of 1 stores" in ran.stdout
+    assert "0.5 µm/px, 256 px, jpeg 90 444: 1,200 tiles of 1 store" in ran.stdout
     assert "from a/manifest.json" in ran.stdout
     assert "'brest' is not in the vocabulary; did you mean breast?" in ran.stderr
     found = load_manifest(out)
