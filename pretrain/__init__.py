@@ -9,18 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.config import TrainConfig, ViewConfig
+from pretrain.config import TrainConfig
+from pretrain.viewconfig import ViewConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pretrain.checkpoint import EncoderInfo
+    from pretrain.encoder import EncoderInfo
 
 __all__ = ["TrainConfig", "ViewConfig", "load_encoder"]
 
 
 def load_encoder(path: str | Path) -> tuple[nn.Module, EncoderInfo]:
-    """Load an encoder that `histopretrain run` wrote, see `pretrain.checkpoint.load_encoder`."""
-    from pretrain.checkpoint import load_encoder as load
+    """Load an encoder that `histopretrain run` wrote, see `pretrain.encoder.load_encoder`."""
+    from pretrain.encoder import load_encoder as load
 
     return load(path)

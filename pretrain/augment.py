@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pretrain.config import ViewConfig
 from pretrain.keyed import key_of, uniforms
+from pretrain.viewconfig import ViewConfig
 
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)

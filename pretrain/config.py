@@ -1,7 +1,7 @@
 """Settings of a training run: frozen, checked on construction, the one home of every default.
 
-Lengths are pixels, areas and blur are fractions of a tile or view, hue is in full turns. Nothing
-here needs torch, so that the command line can show its defaults without it.
+Lengths are pixels. Nothing here needs torch, so that the command line can show its defaults
+without it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,16 @@ import math
 from dataclasses import dataclass, field
 
 from manifests.files import Json
-from pretrain.errors import ConfigError
+from pretrain.setting import check, setting
+from pretrain.viewconfig import ViewConfig
 
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101")
+"""Encoders that come from torchvision; other names are timm's."""
 DEVICES = ("auto", "cpu", "cuda")
+HEADS = ("paper", "simclr", "simclr2")
+OPTIMIZERS = ("adamw", "lars")
+LR_RULES = ("constant", "linear", "sqrt")
+PRECISIONS = ("auto", "fp32", "bf16")
 
 ALL_SPLITS = "all"
 TRAIN_SPLIT = "train"
@@ -24,108 +30,180 @@ BATCH_SIZE = {"cuda": 256, "cpu": 64}
 IMAGE_SIZE_PX = {"cuda": 224, "cpu": 112}
 """Side of a view where none is asked for: the paper's 224, and a quarter of that work on a CPU."""
 
-
-@dataclass(frozen=True, slots=True)
-class ViewConfig:
-    """How strongly the two views of a tile differ.
-
-    Tissue has no upright, so all eight flips and quarter turns are equally likely. Stain is a
-    signal, so hue and grayscale are milder than SimCLR's for photographs (half its jitter, as in
-    its CIFAR recipe, and p = 0.1), and a crop keeps at least a fifth of the tile, as in Stacke et
-    al., MELBA 2022:023.
-    """
-
-    crop_area: tuple[float, float] = (0.2, 1.0)
-    """Smallest and largest share of a tile's area that a crop takes."""
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Smallest and largest width / height of a crop."""
-    turn: bool = True
-    """Whether views are flipped and turned."""
-    jitter_probability: float = 0.8
-    brightness: float = 0.4
-    """Factors are drawn from 1 - value to 1 + value; the same for contrast and saturation."""
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1
-    """Largest rotation of the hue circle in either direction, in turns (0.5 is the opposite)."""
-    grayscale_probability: float = 0.1
-    blur_probability: float = 0.5
-    blur_sigma: tuple[float, float] = (0.1 / 224, 2.0 / 224)
-    """Gaussian sigma as a share of the view's side: SimCLR's 0.1 to 2 px of 224."""
-
-    def __post_init__(self) -> None:
-        low, high = self.crop_area
-        _check(0 < low <= high <= 1, f"crop_area must rise within 0 to 1, got {self.crop_area}")
-        low, high = self.crop_ratio
-        _check(0 < low <= high, f"crop_ratio must rise above 0, got {self.crop_ratio}")
-        low, high = self.blur_sigma
-        _check(0 <= low <= high <= 0.1, f"blur_sigma must rise within 0 to 0.1, got {low}, {high}")
-        for name in ("jitter_probability", "grayscale_probability", "blur_probability"):
-            value = getattr(self, name)
-            _check(0 <= value <= 1, f"{name} must lie in 0 to 1, got {value}")
-        for name in ("brightness", "contrast", "saturation"):
-            value = getattr(self, name)
-            _check(0 <= value < 1, f"{name} must lie in 0 to 1, got {value}")
-        _check(0 <= self.hue <= 0.5, f"hue must lie in 0 to 0.5 turns, got {self.hue}")
+BASE_LR = {
+    ("adamw", "constant"): 3e-4,
+    ("adamw", "linear"): 3e-4,
+    ("adamw", "sqrt"): 2e-5,
+    ("lars", "constant"): 0.3,
+    ("lars", "linear"): 0.3,
+    ("lars", "sqrt"): 0.075,
+}
+"""`lr` where none is given, before the rule; LARS as in Chen et al., ICML 2020, appendix B.1."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
     """Everything a run depends on besides its tiles.
 
-    `batch_size`, `image_size` and `split` may be left to the device and the data (None); the file
-    `config.json` of a run holds what was used.
+    What is None is settled by the device and the data; `config.json` of a run holds what was used.
     """
 
-    arch: str = "resnet18"
-    """The paper found deeper ones no better, hence the smallest."""
-    epochs: int = 10
-    """Passes over as many tiles as the mix has."""
-    batch_size: int | None = None
-    """Tiles a step; each gives two views."""
-    image_size: int | None = None
-    """Pixels of a view's side."""
-    lr: float = 3e-4
-    """Highest learning rate, reached after the warm-up."""
-    temperature: float = 0.2
-    """Of NT-Xent; between SimCLR's 0.1 for ImageNet and 0.5 for small batches."""
-    projection_dim: int = 128
-    """Width of the embedding that the loss sees; the encoder's own output is wider."""
-    max_steps: int | None = None
-    """Stop after so many steps, even within an epoch; the schedule ends there, too."""
-    split: str | None = None
-    """Train on the tiles of this split alone. By default `train` where the manifest has splits, so
-    that nobody pretrains on test slides unawares, else `all`."""
-    seed: int = 0
-    device: str = "auto"
-    """`auto` takes a CUDA GPU if torch sees one."""
+    epochs: int = setting(10, "Passes over as many tiles as there are.")
+    max_steps: int | None = setting(
+        None, "Stop after so many steps; the schedule ends there, too.", shown="all epochs"
+    )
+    batch_size: int | None = setting(
+        None,
+        "Tiles a step, over all GPUs together; each gives two views.",
+        shown=f"{BATCH_SIZE['cuda']} on a GPU, {BATCH_SIZE['cpu']} on a CPU, no more than there "
+        "are",
+    )
+    image_size: int | None = setting(
+        None,
+        "Pixels of a view's side.",
+        shown=f"{IMAGE_SIZE_PX['cuda']} on a GPU, {IMAGE_SIZE_PX['cpu']} on a CPU, no more than "
+        "the tiles have",
+    )
+    seed: int = setting(0, "Weights, order and views.")
+
+    balance: tuple[str, ...] = setting(
+        ("stain", "organ"), "Fields of the manifest whose combinations are the strata."
+    )
+    mix_temperature: float = setting(
+        0.0, "Strata of n tiles are drawn as n to this power: 0 evenly, 1 in proportion."
+    )
+    weight: tuple[str, ...] = setting(
+        (), "Draw strata more often, 'stain=IHC*:2', or never, 'organ=skin:0'; repeatable."
+    )
+    max_per_slide: int | None = setting(
+        None, "Most tiles of one slide in a batch.", shown="no limit"
+    )
+    max_per_patient: int | None = setting(
+        None, "Most tiles of one patient in a batch.", shown="no limit"
+    )
+    split: str | None = setting(
+        None,
+        "Train on the tiles of this split.",
+        shown="train if the manifest has splits, else all",
+    )
+    resize: int | None = setting(
+        None, "Bring tiles of different sizes to so many pixels.", shown="refuse them"
+    )
+
+    arch: str = setting("resnet18", f"Encoder: {', '.join(ARCHS)}, or any name that timm knows.")
+    init: str = setting(
+        "random", "Weights to start from: random, imagenet, or a file (safetensors, state dict)."
+    )
+    head: str = setting(
+        "paper",
+        "Projection: two layers (paper), two with BatchNorm (simclr) or three (simclr2).",
+        choices=HEADS,
+    )
+    projection_dim: int = setting(128, "Width of the embedding that the loss sees.")
+
+    temperature: float = setting(0.2, "Of the NT-Xent loss.")
+    decoupled: bool = setting(
+        False, "Leave the positive pair out of the denominator (decoupled contrastive learning)."
+    )
+    optimizer: str = setting("adamw", "lars is made for batches of thousands.", choices=OPTIMIZERS)
+    lr: float | None = setting(
+        None,
+        "Highest learning rate, before the rule.",
+        shown=", ".join(f"{lr:g} for {o} {r}" for (o, r), lr in BASE_LR.items() if lr != 2e-5),
+    )
+    lr_rule: str | None = setting(
+        None,
+        "lr as it is, times batch / 256 (linear), or times the root of the batch (sqrt).",
+        choices=LR_RULES,
+        shown="constant for adamw, linear for lars",
+    )
+    warmup: float = setting(0.1, "Share of the steps in which the learning rate rises.")
+    weight_decay: float = setting(1e-4, "Of weights; biases and norms do not decay.")
+    accumulate: int = setting(
+        1, "Parts a batch is done in; negatives then come from a tile's own part alone."
+    )
+    grad_cache: int | None = setting(
+        None,
+        "Tiles at a time through the network with all negatives kept (gradient caching).",
+        shown="off",
+    )
+    ema: float = setting(0.0, "Decay of an average of the weights, which is exported; 0: none.")
+
+    device: str = setting("auto", "auto takes a GPU if there is one.", choices=DEVICES, exact=False)
+    precision: str = setting("auto", "auto is bf16 on a GPU, fp32 on a CPU.", choices=PRECISIONS)
+    compile: bool = setting(False, "torch.compile the network.")
+    deterministic: bool = setting(
+        False, "Same bits each time on the same machine, at some cost of speed."
+    )
+    threads: int | None = setting(
+        None, "Threads that read tiles.", shown="half of the CPUs, at most 8", exact=False
+    )
+    log_every: int = setting(1, "Steps between two lines of metrics.", exact=False)
+    monitor_every: float = setting(
+        1.0, "Epochs between two looks at the features; 0: never.", exact=False
+    )
+    knn_field: str | None = setting(
+        None,
+        "What neighbours should agree on: label, or a field of the manifest.",
+        shown="label if tiles have one, else organ, else stain",
+        exact=False,
+    )
+    checkpoint_minutes: float = setting(10.0, "Minutes between two checkpoints.", exact=False)
+    tensorboard: bool = setting(True, "Write events for TensorBoard, too.", exact=False)
+
     views: ViewConfig = field(default_factory=ViewConfig)
 
     def __post_init__(self) -> None:
-        _check(self.arch in ARCHS, f"arch must be one of {', '.join(ARCHS)}, got {self.arch!r}")
-        devices = ", ".join(DEVICES)
-        _check(self.device in DEVICES, f"device must be one of {devices}, got {self.device!r}")
-        _at_least("epochs", self.epochs, 1)
+        for item in dataclasses.fields(self):
+            choices, value = item.metadata.get("choices"), getattr(self, item.name)
+            if choices is not None and value is not None:
+                message = f"{_flag(item.name)} must be one of {', '.join(choices)}, got {value!r}"
+                check(value in choices, message)
         # One tile has no negatives, and BatchNorm no statistics.
-        _at_least("batch-size", self.batch_size, 2)
+        self._at_least(2, "batch_size", "grad_cache")
         # A ResNet halves five times.
-        _at_least("image-size", self.image_size, 32)
-        _at_least("projection-dim", self.projection_dim, 1)
-        _at_least("max-steps", self.max_steps, 1)
-        _check(0 <= self.seed < 2**63, f"seed must lie in 0 to 2^63 - 1, got {self.seed}")
-        for name, value in (("lr", self.lr), ("temperature", self.temperature)):
-            positive = math.isfinite(value) and value > 0
-            _check(positive, f"{name} must be a positive number, got {value}")
+        self._at_least(32, "image_size", "resize")
+        self._at_least(1, "epochs", "max_steps", "projection_dim", "accumulate", "threads")
+        self._at_least(1, "max_per_slide", "max_per_patient", "log_every")
+        self._at_least(0, "mix_temperature", "weight_decay", "monitor_every")
+        check(0 <= self.seed < 2**63, f"seed must lie in 0 to 2^63 - 1, got {self.seed}")
+        for name in ("lr", "temperature", "checkpoint_minutes"):
+            value = getattr(self, name)
+            good = value is None or (math.isfinite(value) and value > 0)
+            check(good, f"{_flag(name)} must be a positive number, got {value}")
+        for name in ("warmup", "ema"):
+            value = getattr(self, name)
+            check(0 <= value < 1, f"{name} must be at least 0 and below 1, got {value}")
+        both = self.accumulate > 1 and self.grad_cache is not None
+        check(not both, "accumulate and grad-cache both split a batch: choose one of them")
+        check(len(set(self.balance)) == len(self.balance), "balance names a field twice")
+
+    def _at_least(self, low: int, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            good = value is None or (math.isfinite(value) and value >= low)
+            check(good, f"{_flag(name)} must be at least {low}, got {value}")
+
+    @property
+    def rule(self) -> str:
+        """How the learning rate follows the batch."""
+        return self.lr_rule or ("linear" if self.optimizer == "lars" else "constant")
+
+    @property
+    def base_lr(self) -> float:
+        """The learning rate before the rule."""
+        return self.lr if self.lr is not None else BASE_LR[self.optimizer, self.rule]
 
     def to_json(self) -> Json:
         """The settings as a JSON value."""
         return dataclasses.asdict(self)
 
 
-def _at_least(name: str, value: int | None, low: int) -> None:
-    _check(value is None or value >= low, f"{name} must be at least {low}, got {value}")
+def exact_settings(config: TrainConfig) -> Json:
+    """The settings that may not change when a run is resumed."""
+    free = {item.name for item in dataclasses.fields(config) if not item.metadata.get("exact", 1)}
+    return {name: value for name, value in config.to_json().items() if name not in free}
 
 
-def _check(good: bool, message: str) -> None:
-    if not good:
-        raise ConfigError(message)
+def _flag(name: str) -> str:
+    return name.replace("_", "-")

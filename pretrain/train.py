@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from manifests import Manifest, ManifestError, load_manifest
 from manifests.files import Json, pretty_json, write_atomic
 from pretrain.augment import MEAN, STD, draw_views, make_views
-from pretrain.checkpoint import ENCODER_FILE, EncoderInfo, histotile_version, save_encoder
 from pretrain.config import ALL_SPLITS, BATCH_SIZE, IMAGE_SIZE_PX, TRAIN_SPLIT, TrainConfig
+from pretrain.encoder import ENCODER_FILE, EncoderInfo, histotile_version, save_encoder
 from pretrain.errors import ConfigError, TrainingError
 from pretrain.loader import Batch, TileLoader, prefetch
 from pretrain.loss import nt_xent
@@ -199,7 +199,7 @@ def _run(plan: Plan, loader: TileLoader, observer: Observer | None) -> TrainResu
         for step, batch in enumerate(batches, start=1):
             arrived = time.perf_counter()
             damaged.update(batch.damaged)
-            lr = learning_rate(step - 1, plan.steps, plan.config.lr)
+            lr = learning_rate(step - 1, plan.steps, plan.config.base_lr)
             final_loss = _step(plan, model, optimizer, batch, lr, step)
             first_loss = final_loss if step == 1 else first_loss
             begun, finished = finished, time.perf_counter()
@@ -246,7 +246,7 @@ def _step(
     value = float(loss.detach())
     if not math.isfinite(value):
         raise TrainingError(
-            f"the loss became {value} at step {step}; try an lr below {plan.config.lr}, "
+            f"the loss became {value} at step {step}; try an lr below {plan.config.base_lr}, "
             f"or a temperature above {plan.config.temperature}"
         )
     for group in optimizer.param_groups:

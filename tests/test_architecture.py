@@ -32,6 +32,8 @@ OWNERS = {
     "torch": ("pretrain",),
     "torchvision": ("pretrain",),
     "safetensors": ("pretrain",),
+    "timm": ("pretrain",),
+    "tensorboard": ("pretrain",),
     "click": ("manifests.cli", "tiler.cli", "pretrain.cli"),
 }
 """Modules (with all below them) that may import a dependency; others may not."""

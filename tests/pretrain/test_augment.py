@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from torch.nn import functional  # noqa: E402
 
 from pretrain.augment import LUMA, Views, draw_views, make_views  # noqa: E402
-from pretrain.config import ViewConfig  # noqa: E402
+from pretrain.viewconfig import ViewConfig  # noqa: E402
 
 UNCHANGED = ViewConfig(
     crop_area=(1.0, 1.0),

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pretrain.config import ARCHS, TrainConfig, ViewConfig
+from pretrain.config import ARCHS, TrainConfig
+from pretrain.viewconfig import ViewConfig
 from pretrain.errors import ConfigError
 
 

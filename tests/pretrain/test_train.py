@@ -15,8 +15,8 @@ torch = pytest.importorskip("torch")
 
 import pretrain.train as training  # noqa: E402
 from manifests import ManifestError, StoreError, load_manifest, save_manifest  # noqa: E402
-from pretrain.checkpoint import load_encoder  # noqa: E402
 from pretrain.config import TrainConfig  # noqa: E402
+from pretrain.encoder import load_encoder  # noqa: E402
 from pretrain.errors import ConfigError, TrainingError  # noqa: E402
 from pretrain.train import Plan, StepMetrics, train  # noqa: E402
 from tests.manifests.make import tile_pixels  # noqa: E402

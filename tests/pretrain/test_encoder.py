@@ -13,8 +13,8 @@ import safetensors.torch  # noqa: E402
 import torchvision  # noqa: E402
 
 import pretrain  # noqa: E402
-from pretrain.checkpoint import EncoderInfo, load_encoder, save_encoder  # noqa: E402
 from pretrain.config import ARCHS  # noqa: E402
+from pretrain.encoder import EncoderInfo, load_encoder, save_encoder  # noqa: E402
 from pretrain.errors import CheckpointError  # noqa: E402
 from pretrain.model import FEATURES, SimClr, build_encoder, seeded_model  # noqa: E402
 

@@ -1,104 +1,60 @@
-"""The command `histopretrain`: options in, one sentence or a result out.
-
-Imports neither torch nor anything else that is slow until a command runs. Results go to stdout,
-progress and errors to stderr; exit codes are those of `manifests.errors`.
-"""
+"""`histopretrain run`: one command from a manifest to an encoder."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from manifests.console import Display, exit_codes
-from pretrain.config import ARCHS, BATCH_SIZE, DEVICES, IMAGE_SIZE_PX, TrainConfig
+from pretrain.cli.options import config_options, make_config
 from pretrain.errors import ConfigError
 
 if TYPE_CHECKING:
     from pretrain.train import Plan, StepMetrics, TrainResult
 
 _SECONDS_PER_LINE = 5.0
-_DEFAULTS = {item.name: item.default for item in dataclasses.fields(TrainConfig)}
-_EXTRA = ("torch", "torchvision", "safetensors")
+_EXTRA = ("torch", "torchvision", "safetensors", "timm", "tensorboard")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.version_option(package_name="histotile", message="histotile %(version)s")
-def main() -> None:
-    """Train encoders on tile stores."""
-
-
-@main.command()
-@click.argument("manifest", type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Run folder, new or empty.  [default: runs/NAME, NAME after the data]",
-)
-@click.option("--arch", type=click.Choice(ARCHS), default=_DEFAULTS["arch"], help="Encoder.")
-@click.option(
-    "--epochs",
-    type=int,
-    default=_DEFAULTS["epochs"],
-    help="Passes over as many tiles as there are.",
-)
-@click.option(
-    "--batch-size",
-    type=int,
-    help=f"Tiles a step.  [default: {BATCH_SIZE['cuda']} on a GPU, {BATCH_SIZE['cpu']} on a CPU, "
-    "no more than there are]",
-)
-@click.option(
-    "--image-size",
-    type=int,
-    help=f"Pixels of a view's side.  [default: {IMAGE_SIZE_PX['cuda']} on a GPU, "
-    f"{IMAGE_SIZE_PX['cpu']} on a CPU, no more than the tiles have]",
-)
-@click.option("--lr", type=float, default=_DEFAULTS["lr"], help="Highest learning rate.")
-@click.option(
-    "--temperature", type=float, default=_DEFAULTS["temperature"], help="Of the NT-Xent loss."
-)
-@click.option(
-    "--projection-dim",
-    type=int,
-    default=_DEFAULTS["projection_dim"],
-    help="Width of the embedding that the loss sees.",
-)
-@click.option("--max-steps", type=int, help="Stop after so many steps.  [default: all epochs]")
-@click.option(
-    "--split",
-    metavar="NAME",
-    help="Train on the tiles of this split.  [default: train if the manifest has splits, else all]",
-)
-@click.option("--seed", type=int, default=_DEFAULTS["seed"], help="Weights, order and views.")
-@click.option(
-    "--device",
-    type=click.Choice(DEVICES),
-    default=_DEFAULTS["device"],
-    help="auto takes a GPU if there is one.",
-)
-def run(manifest: Path, out: Path | None, **settings: Any) -> None:
-    """Train an encoder with SimCLR on the tiles of MANIFEST.
-
-    Stains and organs are drawn evenly, and so are the slides of each. The run folder gets the
-    encoder (encoder.safetensors), the settings, the mix and a line of metrics a step.
-    """
-    with exit_codes():
-        _run(manifest, out, settings)
-
-
-def _run(manifest: Path, out: Path | None, settings: dict[str, Any]) -> None:
+@contextlib.contextmanager
+def needs_extra() -> Iterator[None]:
+    """Say how to get what a command imports, where it is not installed."""
     try:
-        from pretrain.train import train
+        yield
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
         raise ConfigError(
             f"training needs {error.name}: pip install 'histotile[pretrain]'"
         ) from error
-    config = TrainConfig(**settings)
+
+
+@click.command()
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Run folder.  [default: runs/NAME, NAME after the data]",
+)
+@config_options()
+def run(manifest: Path, out: Path | None, **flags: Any) -> None:
+    """Train an encoder with SimCLR on the tiles of MANIFEST.
+
+    Stains and organs are drawn evenly, and so are the slides of each. The run folder gets the
+    encoder (encoder.safetensors), the settings, the mix and a line of metrics a step.
+    """
+    with exit_codes():
+        _run(manifest, out, flags)
+
+
+def _run(manifest: Path, out: Path | None, flags: dict[str, Any]) -> None:
+    config = make_config(flags)
+    with needs_extra():
+        from pretrain.train import train
     with Display("steps", every_s=_SECONDS_PER_LINE) as display:
         result = train(config, manifest, out or _new_folder(manifest), _Shown(display))
     _print_result(result)

@@ -1,0 +1,21 @@
+"""The command `histopretrain`: options in, one sentence or a result out.
+
+Imports neither torch nor anything else that is slow until a command runs. Results go to stdout,
+progress and errors to stderr; exit codes are those of `manifests.errors`.
+"""
+
+from __future__ import annotations
+
+import click
+
+from pretrain.cli.run import run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="histotile", message="histotile %(version)s")
+def main() -> None:
+    """Train encoders on tile stores."""
+
+
+for _command in (run,):
+    main.add_command(_command)
