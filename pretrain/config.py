@@ -199,11 +199,5 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
-def exact_settings(config: TrainConfig) -> Json:
-    """The settings that may not change when a run is resumed."""
-    free = {item.name for item in dataclasses.fields(config) if not item.metadata.get("exact", 1)}
-    return {name: value for name, value in config.to_json().items() if name not in free}
-
-
 def _flag(name: str) -> str:
     return name.replace("_", "-")

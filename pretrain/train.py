@@ -1,283 +1,295 @@
 """One training run, from a manifest to an encoder file.
 
-B is the batch of tiles, V = 2 its views, D the projection. A run folder holds `config.json` and
-`mix.json` (written before the first step), `metrics.jsonl` (one object a step) and
-`encoder.safetensors` (written after each epoch and at the end, so an interrupted run keeps its
-last whole epoch). On a CPU the same config, tiles and thread count give the same bytes.
+B is the batch of tiles over all ranks. A run folder holds `config.json` and `mix.json` (written
+before the first step), `metrics.jsonl`, `checkpoints/`, pictures of neighbours, and in the end
+`encoder.safetensors`. What a step does depends on the checkpoint before it and on its number alone,
+so that a run that was stopped anywhere goes on as if it had not been; on a CPU to the bit.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
+import contextlib
+import errno
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
 
-from manifests import Manifest, ManifestError, load_manifest
-from manifests.files import Json, pretty_json, write_atomic
-from pretrain.augment import MEAN, STD, draw_views, make_views
-from pretrain.config import ALL_SPLITS, BATCH_SIZE, IMAGE_SIZE_PX, TRAIN_SPLIT, TrainConfig
+from pretrain.augment import MEAN, STD
+from pretrain.checkpoint import newest_checkpoint, write_checkpoint
+from pretrain.config import TrainConfig
 from pretrain.encoder import ENCODER_FILE, EncoderInfo, histotile_version, save_encoder
-from pretrain.errors import ConfigError, TrainingError
-from pretrain.loader import Batch, TileLoader, prefetch
-from pretrain.loss import nt_xent
-from pretrain.mix import Mix, resolve_mix
-from pretrain.model import SimClr, seeded_model
+from pretrain.errors import DiskFull, Interrupted, TrainingError
+from pretrain.feed import Fed, feed
+from pretrain.learner import Learner, NotFinite
+from pretrain.loader import TileLoader
+from pretrain.logs import RunLog
+from pretrain.monitor import Monitor
+from pretrain.plan import Plan, make_plan, pick_device
+from pretrain.progress import Clock, Observer, Progress, StepMetrics, TrainResult
+from pretrain.ranks import Ranks, join_ranks
+from pretrain.runfolder import begin_folder, check_folder, locked
 from pretrain.sampler import Sampler
-from pretrain.schedule import learning_rate, make_optimizer
+from pretrain.stopping import Stopper
 
 _MAX_READ_THREADS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run will do, settled before it does anything."""
-
-    config: TrainConfig
-    """With the batch and view sizes and the device that are used."""
-    mix: Mix
-    manifest_sha256: str
-    batch_size: int
-    image_size: int
-    steps_per_epoch: int
-    steps: int
-    out: Path
-
-
-@dataclass(frozen=True, slots=True)
-class StepMetrics:
-    """One line of `metrics.jsonl`."""
-
-    step: int
-    """From 1."""
-    epoch: int
-    """From 1."""
-    loss: float
-    lr: float
-    images_per_s: float
-    """Tiles, not views, per second of this step."""
-    data_wait: float
-    """Share of the step's time that it waited for tiles, 0 to 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """How a run ended."""
-
-    encoder: Path
-    steps: int
-    first_loss: float
-    final_loss: float
-    damaged: tuple[tuple[str, int], ...]
-    """Slide and tile of those that could not be read and were replaced, sorted."""
-
-
-class Observer(Protocol):
-    """Who wants to see a run pass by."""
-
-    def started(self, plan: Plan) -> None:
-        """Everything was checked; nothing is trained yet."""
-
-    def stepped(self, metrics: StepMetrics) -> None:
-        """A step is done."""
+_TILES_NAMED = 5
 
 
 def train(
-    config: TrainConfig, manifest: str | Path, out: str | Path, observer: Observer | None = None
+    config: TrainConfig,
+    manifest: str | Path,
+    out: str | Path,
+    observer: Observer | None = None,
+    *,
+    resume: str = "auto",
+    stopper: Stopper | None = None,
 ) -> TrainResult:
-    """Train an encoder on a manifest's tiles; `out` must not exist or be empty.
+    """Train an encoder on a manifest's tiles, or go on with the run in `out`.
+
+    Under torchrun every process calls this; they share each batch, and the first one writes.
+
+    Args:
+        resume: `auto` goes on with a run of the same settings; `never` refuses to.
+        stopper: asked after each step whether to stop.
 
     Raises:
         ConfigError: a setting does not fit the data or the machine, or `out` is in use.
         ManifestError, StoreError: the tiles cannot be had.
         TrainingError: the loss became infinite or not a number.
+        Interrupted: the stopper asked to stop, and a checkpoint was written.
+        DiskFull: a checkpoint found no room.
     """
-    loaded = load_manifest(manifest)
-    config = replace(config, split=_split(config, loaded))
-    split = None if config.split == ALL_SPLITS else config.split
-    plan = _settle(config, resolve_mix(loaded, split), _sha256(Path(manifest)), Path(out))
-    sampler = Sampler(plan.mix, plan.config.seed, distinct=plan.batch_size)
-    loader = TileLoader(loaded, plan.mix, sampler, plan.batch_size)
-    _begin_folder(plan)
-    if observer is not None:
-        observer.started(plan)
-    return _run(plan, loader, observer)
+    ranks = join_ranks(pick_device(config.device))
+    with closing(ranks), _torch_as_asked(config):
+        plan = make_plan(config, manifest, out, ranks.world)
+        goes_on = check_folder(plan, resume)
+        run = _Run(plan, ranks, observer, stopper or Stopper())
+        ranks.barrier()
+        with locked(plan.out) if ranks.is_first else contextlib.nullcontext():
+            return run.resumed() if goes_on else run.begun()
 
 
-def _split(config: TrainConfig, manifest: Manifest) -> str:
-    """The split to train on; never by default one that is there to test with."""
-    names = {name for entry in manifest.stores for name in entry.split_names}
-    if config.split is None:
-        return TRAIN_SPLIT if names else ALL_SPLITS
-    if config.split != ALL_SPLITS and config.split not in names:
-        known = ", ".join(sorted(names)) or "none"
-        raise ConfigError(f"the manifest has no split {config.split!r}; it has {known}")
-    return config.split
-
-
-def _settle(config: TrainConfig, mix: Mix, manifest_sha256: str, out: Path) -> Plan:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is already in use; give --out a folder that is new or empty")
-    device = _device(config.device)
-    batch_size = config.batch_size or min(BATCH_SIZE[device], mix.tiles)
-    if not 2 <= batch_size <= mix.tiles:
-        raise ConfigError(
-            f"a batch of {batch_size} needs as many tiles, but the manifest has {mix.tiles}; "
-            f"a batch has at least 2"
-        )
-    image_size = config.image_size or max(32, min(IMAGE_SIZE_PX[device], mix.tile_size))
-    if image_size > mix.tile_size:
-        raise ConfigError(
-            f"views of {image_size} px are larger than the tiles, which have {mix.tile_size} px; "
-            "give a smaller --image-size"
-        )
-    steps_per_epoch = mix.tiles // batch_size
-    steps = config.epochs * steps_per_epoch
-    return Plan(
-        config=replace(config, batch_size=batch_size, image_size=image_size, device=device),
-        mix=mix,
-        manifest_sha256=manifest_sha256,
-        batch_size=batch_size,
-        image_size=image_size,
-        steps_per_epoch=steps_per_epoch,
-        steps=steps if config.max_steps is None else min(steps, config.max_steps),
-        out=out,
-    )
-
-
-def _device(name: str) -> str:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda was asked for, but torch sees no CUDA GPU; use cpu or auto")
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
-
-
-def _sha256(manifest: Path) -> str:
-    file = manifest / "manifest.json" if manifest.is_dir() else manifest
+@contextlib.contextmanager
+def _torch_as_asked(config: TrainConfig) -> Iterator[None]:
+    """Switches of torch that hold for the whole process, put back afterwards."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not config.deterministic
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ManifestError(f"{file} cannot be read ({error.strerror})") from error
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
-def _begin_folder(plan: Plan) -> None:
-    plan.out.mkdir(parents=True, exist_ok=True)
-    write_atomic(plan.out / "config.json", pretty_json(_recipe(plan)))
-    write_atomic(plan.out / "mix.json", pretty_json(plan.mix.to_json()))
+class _Run:
+    """A run at work on one rank."""
 
-
-def _recipe(plan: Plan) -> Json:
-    return {
-        "train": plan.config.to_json(),
-        "steps": plan.steps,
-        "manifest_sha256": plan.manifest_sha256,
-        "histotile": histotile_version(),
-        "torch": torch.__version__,
-    }
-
-
-def _run(plan: Plan, loader: TileLoader, observer: Observer | None) -> TrainResult:
-    device = torch.device(plan.config.device)
-    model = seeded_model(plan.config.arch, plan.config.projection_dim, plan.config.seed)
-    # Convolutions are about twice as fast on a CPU with channels last, and faster on a GPU.
-    model = model.to(device).to(memory_format=torch.channels_last).train()
-    optimizer = make_optimizer(model)
-    damaged: set[tuple[str, int]] = set()
-    first_loss = final_loss = math.nan
-    with (plan.out / "metrics.jsonl").open("x") as log, closing(_batches(plan, loader)) as batches:
-        finished = time.perf_counter()
-        for step, batch in enumerate(batches, start=1):
-            arrived = time.perf_counter()
-            damaged.update(batch.damaged)
-            lr = learning_rate(step - 1, plan.steps, plan.config.base_lr)
-            final_loss = _step(plan, model, optimizer, batch, lr, step)
-            first_loss = final_loss if step == 1 else first_loss
-            begun, finished = finished, time.perf_counter()
-            metrics = StepMetrics(
-                step=step,
-                epoch=(step - 1) // plan.steps_per_epoch + 1,
-                loss=final_loss,
-                lr=lr,
-                images_per_s=plan.batch_size / (finished - begun),
-                data_wait=(arrived - begun) / (finished - begun),
-            )
-            log.write(json.dumps(asdict(metrics)) + "\n")
-            log.flush()
-            if observer is not None:
-                observer.stepped(metrics)
-            if step % plan.steps_per_epoch == 0 or step == plan.steps:
-                _save(plan, model.encoder, step, len(damaged))
-    encoder = plan.out / ENCODER_FILE
-    return TrainResult(encoder, plan.steps, first_loss, final_loss, tuple(sorted(damaged)))
-
-
-def _batches(plan: Plan, loader: TileLoader) -> Generator[Batch, None, None]:
-    threads = min(_MAX_READ_THREADS, max(1, (os.cpu_count() or 1) // 2))
-    return prefetch(loader.batch, range(plan.steps), threads)
-
-
-def _step(
-    plan: Plan,
-    model: SimClr,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    lr: float,
-    step: int,
-) -> float:
-    """One update; returns the loss before it."""
-    device = torch.device(plan.config.device)
-    views = _both_views(plan, batch, device)
-    ids = torch.from_numpy(batch.ids).to(device)
-    with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-        # One forward pass: with one for each view, BatchNorm would tell the views apart, and the
-        # gradient would be another one altogether.
-        embeddings = model(views)  # (V · B, D)
-    loss = nt_xent(embeddings, plan.config.temperature, ids)
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise TrainingError(
-            f"the loss became {value} at step {step}; try an lr below {plan.config.base_lr}, "
-            f"or a temperature above {plan.config.temperature}"
+    def __init__(
+        self, plan: Plan, ranks: Ranks, observer: Observer | None, stopper: Stopper
+    ) -> None:
+        config = plan.config
+        self._plan, self._ranks, self._stopper = plan, ranks, stopper
+        self._observer = observer if ranks.is_first else None
+        sampler = Sampler(
+            plan.mix, config.seed, plan.batch_size, config.max_per_slide, config.max_per_patient
         )
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return value
+        part = ranks.rank, ranks.world
+        self._loader = TileLoader(plan.manifest, plan.mix, sampler, plan.batch_size, part=part)
+        self._learner = Learner(plan, ranks)
+        self._monitor: Monitor | None = None
+        if ranks.is_first and config.monitor_every > 0:
+            self._monitor = Monitor(plan.manifest, plan.mix, config)
+        self._progress = Progress()
+
+    def begun(self) -> TrainResult:
+        """The run from its first step."""
+        if self._ranks.is_first:
+            begin_folder(self._plan)
+        return self._go()
+
+    def resumed(self) -> TrainResult:
+        """The run from its last checkpoint, or from the start if there is none yet."""
+        found = newest_checkpoint(self._plan.out)
+        if found is None:
+            return self.begun()
+        _, tensors, state = found
+        self._progress = Progress.from_json(state["progress"])
+        if self._progress.step >= self._plan.steps and self._encoder.is_file():
+            return self._result(was_done=True)
+        if self._plan.config.deterministic:
+            torch.set_num_threads(state["threads"])
+        self._learner.load(tensors, state["learner"])
+        return self._go()
+
+    @property
+    def _encoder(self) -> Path:
+        return self._plan.out / ENCODER_FILE
+
+    def _go(self) -> TrainResult:
+        plan, progress = self._plan, self._progress
+        if self._observer is not None:
+            self._observer.started(plan, progress.step)
+        with contextlib.ExitStack() as stack:
+            log = None
+            if self._ranks.is_first:
+                log = RunLog(plan.out, progress.step, tensorboard=plan.config.tensorboard)
+                stack.callback(log.close)
+            self._steps(log)
+        if self._ranks.is_first:
+            self._save_encoder()
+        return self._result()
+
+    def _steps(self, log: RunLog | None) -> None:
+        plan, progress, config = self._plan, self._progress, self._plan.config
+        if progress.step == 0:
+            self._look(log)
+        threads = config.threads or min(_MAX_READ_THREADS, max(1, (os.cpu_count() or 1) // 2))
+        todo = range(progress.step, plan.steps)
+        saved_at = time.monotonic()
+        clock = Clock(plan.batch_size)
+        with closing(feed(self._loader, todo, threads, self._ranks.device)) as batches:
+            for fed in batches:
+                self._step(fed, log, clock)
+                if self._is_time_to_look():
+                    self._look(log)
+                    clock.restart()
+                stop = self._ranks.any(self._stopper.asked)
+                due = time.monotonic() - saved_at >= 60 * config.checkpoint_minutes
+                if stop or due or progress.step == plan.steps:
+                    self._save_checkpoint()
+                    saved_at = time.monotonic()
+                if stop and progress.step < plan.steps:
+                    raise Interrupted(
+                        f"stopped after step {progress.step} of {plan.steps}; run the same command "
+                        "again to go on",
+                        self._stopper.exit_code,
+                    )
+
+    def _step(self, fed: Fed, log: RunLog | None, clock: Clock) -> None:
+        plan, progress = self._plan, self._progress
+        step = fed.step + 1
+        self._note_damage(fed)
+        try:
+            loss, lr = self._learner.update(fed.tiles, fed.numbers, fed.ids, step)
+        except NotFinite as error:
+            raise TrainingError(self._what_is_not_finite(error, fed, step)) from error
+        clock.step(fed.waited_s)
+        progress.step, progress.final_loss = step, loss
+        if step == 1:
+            progress.first_loss = loss
+        if step % plan.config.log_every and step not in (1, plan.steps):
+            return
+        images_per_s, data_wait = clock.read()
+        memory = None
+        if self._ranks.device.type == "cuda":
+            memory = torch.cuda.max_memory_allocated(self._ranks.device) / 2**30
+        metrics = StepMetrics(step, plan.epoch_of(step), loss, lr, images_per_s, data_wait, memory)
+        if log is not None:
+            log.step({k: v for k, v in asdict(metrics).items() if v is not None})
+        if self._observer is not None:
+            self._observer.stepped(metrics)
+
+    def _note_damage(self, fed: Fed) -> None:
+        for tile in set(fed.damaged) - self._progress.damaged:
+            self._progress.damaged.add(tile)
+            if self._observer is not None:
+                self._observer.damaged(*tile)
+
+    def _what_is_not_finite(self, error: NotFinite, fed: Fed, step: int) -> str:
+        config = self._plan.config
+        retried = " at full precision, too" if self._learner.settings.bf16 else ""
+        text = f"the loss became {error.loss} at step {step}{retried}"
+        ids = fed.ids.tolist()
+        names = ["/".join(map(str, self._loader.name_of(ids[place]))) for place in error.places]
+        if 0 < len(names) < len(ids):
+            more = f" and {len(names) - _TILES_NAMED} more" if len(names) > _TILES_NAMED else ""
+            text += f", from the tiles {', '.join(names[:_TILES_NAMED])}{more}"
+        else:
+            first = "/".join(map(str, self._loader.name_of(ids[0])))
+            text += f", from the whole batch (its first tile is {first})"
+        return (
+            f"{text}: try an lr below {config.base_lr:g}, or a temperature above "
+            f"{config.temperature:g}; checkpoints before it are kept"
+        )
+
+    def _is_time_to_look(self) -> bool:
+        plan, step = self._plan, self._progress.step
+        if plan.config.monitor_every <= 0:
+            return False
+        every = max(1, round(plan.config.monitor_every * plan.steps_per_epoch))
+        return step % every == 0 or step == plan.steps
+
+    def _look(self, log: RunLog | None) -> None:
+        """Measure the features, and draw what they find alike."""
+        if self._monitor is None or log is None:
+            return
+        step, network = self._progress.step, self._learner.exported
+        scores = self._monitor.measure(network.encoder, network.head, self._ranks.device)
+        self._progress.scores = scores
+        log.scores(step, self._plan.epoch_of(max(1, step)), scores)
+        picture = self._plan.out / "neighbours.png"
+        self._monitor.picture(picture)
+        log.picture(step, picture)
+        if self._observer is not None:
+            self._observer.looked(step, scores)
+
+    def _save_checkpoint(self) -> None:
+        if not self._ranks.is_first:
+            return
+        tensors, learner = self._learner.state()
+        state = {
+            "progress": self._progress.to_json(),
+            "learner": learner,
+            "threads": torch.get_num_threads(),
+        }
+        try:
+            write_checkpoint(self._plan.out, self._progress.step, tensors, state)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DiskFull(
+                f"the disk of {self._plan.out} is full, so step {self._progress.step} could not be "
+                "kept; free some space and run the same command again: it goes on from the last "
+                "checkpoint"
+            ) from error
+
+    def _save_encoder(self) -> None:
+        plan = self._plan
+        info = EncoderInfo(
+            arch=plan.config.arch,
+            mean=MEAN,
+            std=STD,
+            image_size=plan.image_size,
+            tile_size=plan.mix.tile_size,
+            mpp=plan.mix.mpps,
+            mix=plan.mix.to_json(),
+            config=plan.recipe(),
+            steps=self._progress.step,
+            damaged_tiles=len(self._progress.damaged),
+            manifest_sha256=plan.manifest_sha256,
+            histotile=histotile_version(),
+        )
+        save_encoder(self._encoder, self._learner.exported.encoder, info)
+
+    def _result(self, *, was_done: bool = False) -> TrainResult:
+        progress = self._progress
+        return TrainResult(
+            self._encoder,
+            progress.step,
+            progress.first_loss,
+            progress.final_loss,
+            tuple(sorted(progress.damaged)),
+            progress.scores,
+            was_done,
+        )
 
 
-def _both_views(plan: Plan, batch: Batch, device: torch.device) -> Tensor:
-    """The first views of all tiles, then the second ones: float32 (V · B, C, S, S)."""
-    tiles = torch.from_numpy(batch.tiles).to(device).float()
-    config, size = plan.config, plan.image_size
-    drawn = (draw_views(config.views, config.seed, batch.numbers, view) for view in (0, 1))
-    return torch.cat([make_views(tiles, views, size) for views in drawn])
-
-
-def _save(plan: Plan, encoder: nn.Module, step: int, damaged_tiles: int) -> None:
-    info = EncoderInfo(
-        arch=plan.config.arch,
-        mean=MEAN,
-        std=STD,
-        image_size=plan.image_size,
-        tile_size=plan.mix.tile_size,
-        mpp=plan.mix.mpps,
-        mix=plan.mix.to_json(),
-        config=_recipe(plan),
-        steps=step,
-        damaged_tiles=damaged_tiles,
-        manifest_sha256=plan.manifest_sha256,
-        histotile=histotile_version(),
-    )
-    save_encoder(plan.out / ENCODER_FILE, encoder, info)
+__all__ = ["Observer", "StepMetrics", "TrainResult", "train"]

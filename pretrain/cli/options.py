@@ -23,22 +23,21 @@ _MANY = ("weight",)
 """Settings that are given by repeating the flag."""
 
 
-class _Parts(click.ParamType[Any]):
-    """Values with commas between them."""
+def _parts(kind: type, count: int | None) -> Callable[[Any, Any, str | None], Any]:
+    """A click callback that takes values with commas between them."""
 
-    def __init__(self, kind: type, count: int | None, name: str) -> None:
-        self._kind, self._count, self.name = kind, count, name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
+    def split(_context: object, _parameter: object, text: str | None) -> Any:
+        if text is None:
+            return None
         try:
-            parts = tuple(self._kind(part.strip()) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} should be numbers with a comma between them", param, ctx)
-        if self._count is not None and len(parts) != self._count:
-            self.fail(f"{value!r} should be {self._count} values with a comma between", param, ctx)
-        return tuple(part for part in parts if part != "")
+            found = tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} should be numbers with a comma between") from error
+        if count is not None and len(found) != count:
+            raise click.BadParameter(f"{text!r} should be {count} numbers with a comma between")
+        return found
+
+    return split
 
 
 def config_options(
@@ -88,9 +87,13 @@ def _flag(owner: type, item: dataclasses.Field[Any], name: str) -> Callable[[Any
     if item.name in _MANY:
         return click.option(f"--{name}", key, multiple=True, metavar="RULE", help=text)
     if kind == tuple[float, float]:
-        return click.option(f"--{name}", key, type=_Parts(float, 2, "LOW,HIGH"), help=text)
+        return click.option(
+            f"--{name}", key, callback=_parts(float, 2), metavar="LOW,HIGH", help=text
+        )
     if kind == tuple[str, ...]:
-        return click.option(f"--{name}", key, type=_Parts(str, None, "FIELD,..."), help=text)
+        return click.option(
+            f"--{name}", key, callback=_parts(str, None), metavar="FIELD,...", help=text
+        )
     simple = {int: int, float: float, str: str, int | None: int, float | None: float}
     return click.option(f"--{name}", key, type=simple.get(kind, str), help=text)
 
@@ -118,7 +121,7 @@ def make_config(flags: dict[str, Any]) -> TrainConfig:
     file: Path | None = flags.pop("config_file", None)
     settings, views = ({}, {}) if file is None else _from_file(file)
     for name, value in flags.items():
-        if value is None or value == ():
+        if value is None or (name in _MANY and not value):
             continue
         if name.startswith("view_"):
             views[name.removeprefix("view_")] = value

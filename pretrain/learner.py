@@ -1,0 +1,196 @@
+"""What learns: the network, its optimizer and the average of its weights, and one update of them.
+
+B is the batch, b the part of it that this rank holds, S the side of a view. Everything that the
+next update depends on can be taken out as tensors and JSON, and put back in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from manifests.files import Json
+from pretrain.augment import both_views
+from pretrain.errors import CheckpointError
+from pretrain.model import build_model
+from pretrain.plan import Plan
+from pretrain.ranks import Ranks, synchronise_norms, wrap
+from pretrain.schedule import Ema, learning_rate, make_optimizer, peak_rate
+from pretrain.step import StepSettings, forward_backward
+
+CHANNELS_LAST = torch.channels_last
+"""Convolutions are about twice as fast on a CPU with channels last, and faster on a GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotFinite(Exception):
+    """The loss or a gradient is no number, and was none at full precision either."""
+
+    loss: float
+    places: tuple[int, ...]
+    """Places in this rank's part of the batch whose embeddings are no numbers; perhaps none."""
+
+
+class Learner:
+    """A network that is being trained."""
+
+    def __init__(self, plan: Plan, ranks: Ranks) -> None:
+        """Build it as the plan says, the same on every rank.
+
+        Raises:
+            ConfigError: there is no such architecture, or its first weights cannot be had.
+        """
+        config = plan.config
+        self._plan, self._ranks = plan, ranks
+        self._peak = peak_rate(config, plan.batch_size)
+        self.settings = StepSettings(
+            temperature=config.temperature,
+            decoupled=config.decoupled,
+            accumulate=config.accumulate,
+            grad_cache=config.grad_cache,
+            bf16=config.precision == "bf16",
+        )
+        self.model = build_model(config).to(ranks.device).to(memory_format=CHANNELS_LAST).train()
+        synchronise_norms(self.model, ranks)
+        if config.compile:
+            self.model.compile()
+        self._wrapped = wrap(self.model, ranks)
+        self.optimizer = make_optimizer(self.model, config)
+        self.ema = Ema(self.model, config.ema) if config.ema else None
+
+    @property
+    def exported(self) -> nn.Module:
+        """The network as it would be exported: the average of the weights if there is one."""
+        return self.model if self.ema is None else self.ema.model
+
+    def update(
+        self, tiles: Tensor, numbers: npt.NDArray[np.int64], ids: Tensor, step: int
+    ) -> tuple[float, float]:
+        """One update; returns the loss before it and the learning rate.
+
+        Args:
+            tiles: uint8 (b, H, W, 3) on the device.
+            numbers: sample numbers, (b,).
+            ids: int64 (b,) on the device; equal ids are the same tile.
+            step: from 1.
+
+        Raises:
+            NotFinite: the loss or a gradient is no number; nothing was updated.
+        """
+        lr = learning_rate(step - 1, self._plan.steps, self._peak, self._plan.config.warmup)
+        loss = self._gradients(tiles, numbers, ids)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.model)
+        return loss, lr
+
+    def _gradients(self, tiles: Tensor, numbers: npt.NDArray[np.int64], ids: Tensor) -> float:
+        config, size = self._plan.config, self._plan.image_size
+
+        def views(part: slice) -> Tensor:
+            return both_views(config.views, config.seed, tiles[part], numbers[part], size)
+
+        # Running statistics of a pass that gave no number must not stay.
+        kept = [buffer.clone() for buffer in self.model.buffers()]
+        for settings in self._attempts():
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = float(forward_backward(self._wrapped, views, ids, settings, self._ranks))
+            if self._ranks.any(not math.isfinite(loss) or not self._finite_gradients()):
+                for buffer, before in zip(self.model.buffers(), kept, strict=True):
+                    buffer.copy_(before)
+                continue
+            return loss
+        raise NotFinite(loss, self._bad_places(views, len(tiles)))
+
+    def _attempts(self) -> list[StepSettings]:
+        full = StepSettings(
+            temperature=self.settings.temperature,
+            decoupled=self.settings.decoupled,
+            accumulate=self.settings.accumulate,
+            grad_cache=self.settings.grad_cache,
+            bf16=False,
+        )
+        return [self.settings, full] if self.settings.bf16 else [full]
+
+    def _finite_gradients(self) -> bool:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return bool(torch.isfinite(nn.utils.get_total_norm(gradients)))
+
+    @torch.no_grad()
+    def _bad_places(self, views: object, count: int) -> tuple[int, ...]:
+        assert callable(views)
+        self.model.eval()
+        embeddings = self.model(views(slice(0, count)))
+        self.model.train()
+        finite = torch.isfinite(embeddings).all(dim=1)
+        bad = ~(finite[:count] & finite[count:])
+        return tuple(int(place) for place in bad.nonzero().flatten())
+
+    def state(self) -> tuple[dict[str, Tensor], Json]:
+        """Tensors and JSON that `load` takes."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        if self.ema is not None:
+            averaged = self.ema.state_dict()
+            tensors |= {f"ema.{name}": value for name, value in averaged.items()}
+        found = self.optimizer.state_dict()
+        numbers: dict[str, Json] = {}
+        for place, values in found["state"].items():
+            for name, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{place}.{name}"] = value
+                else:
+                    numbers[f"{place}.{name}"] = value
+        tensors["random.cpu"] = torch.get_rng_state()
+        if self._ranks.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self._ranks.device)
+        return tensors, {"optimizer": numbers, "groups": found["param_groups"]}
+
+    def load(self, tensors: Mapping[str, Tensor], state: Json) -> None:
+        """Go back to what `state` gave.
+
+        Raises:
+            CheckpointError: that was another network.
+        """
+        try:
+            self.model.load_state_dict(_below("model.", tensors))
+            if self.ema is not None:
+                self.ema.load_state_dict(_below("ema.", tensors))
+            self._load_optimizer(tensors, state)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint is not one of a {self._plan.config.arch} as it is set up here"
+            ) from error
+        torch.set_rng_state(tensors["random.cpu"])
+        if self._ranks.device.type == "cuda" and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"], self._ranks.device)
+
+    def _load_optimizer(self, tensors: Mapping[str, Tensor], state: Json) -> None:
+        found: dict[int, dict[str, object]] = {}
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for key, value in _below("optimizer.", tensors).items():
+            place, _, name = key.partition(".")
+            own = parameters[int(place)]
+            if value.shape == own.shape:
+                # In the memory order of the weight: sums in another order have other last bits.
+                value = torch.empty_like(own).copy_(value)
+            found.setdefault(int(place), {})[name] = value
+        for key, number in state["optimizer"].items():
+            place, _, name = key.partition(".")
+            found.setdefault(int(place), {})[name] = number
+        self.optimizer.load_state_dict({"state": found, "param_groups": state["groups"]})
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -1,0 +1,53 @@
+"""Signals that ask a run to stop: the step at hand is finished, a checkpoint written, then it ends.
+
+Slurm sends SIGTERM ahead of taking a node away; Ctrl-C is SIGINT; a closed connection SIGHUP. A
+second Ctrl-C ends at once, with the last checkpoint there was.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Self
+
+from manifests.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Stopper:
+    """Whether someone asked to stop: use as a context manager, in the main thread."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        """The first signal that came."""
+        self._before: dict[int, object] = {}
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal came."""
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, 143 after any other signal."""
+        return EXIT_INTERRUPTED if self.signal == signal.SIGINT else EXIT_TERMINATED
+
+    def ask(self, number: int, _frame: FrameType | None = None) -> None:
+        """Note a signal; the second Ctrl-C raises `KeyboardInterrupt`."""
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = self.signal or number
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self.ask) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
