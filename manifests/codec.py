@@ -58,14 +58,17 @@ class TileCodec:
 
         return bytes(numcodecs.zstd.compress(pixels, self.level))
 
-    def decode(self, data: bytes, height: int, width: int) -> Rgb:
+    def decode(self, data: bytes, height: int, width: int, out: Rgb | None = None) -> Rgb:
         """Decode to uint8 (height, width, 3).
+
+        Args:
+            out: contiguous, of that shape: where to put the pixels; it is returned.
 
         Raises:
             StoreError: the bytes are damaged or hold a picture of another size.
         """
         if self.name == "jpeg":
-            return decode_jpeg(data, height, width)
+            return decode_jpeg(data, height, width, out)
         import numcodecs.zstd
 
         # The header first: a frame of a few bytes can ask for any amount of memory.
@@ -78,7 +81,11 @@ class TileCodec:
             raise StoreError(f"a zstd tile cannot be decoded ({error})") from error
         if len(raw) != size:
             raise StoreError(f"a zstd tile holds {len(raw)} bytes, but its header says {size}")
-        return np.frombuffer(raw, dtype=np.uint8).reshape(height, width, 3)
+        pixels = np.frombuffer(raw, dtype=np.uint8).reshape(height, width, 3)
+        if out is None:
+            return pixels
+        out[:] = pixels
+        return out
 
     def zarr_codecs(self) -> list[Json]:
         """The inner codec chain as Zarr v3 metadata."""
@@ -126,8 +133,12 @@ def encode_jpeg(pixels: Rgb, quality: int, subsampling: str) -> bytes:
     )
 
 
-def decode_jpeg(data: bytes, height: int, width: int) -> Rgb:
-    """Decode a JPEG of exactly that size; a damaged or foreign one raises `StoreError`."""
+def decode_jpeg(data: bytes, height: int, width: int, out: Rgb | None = None) -> Rgb:
+    """Decode a JPEG of exactly that size; a damaged or foreign one raises `StoreError`.
+
+    Args:
+        out: uint8 (height, width, 3), contiguous: where to put the pixels; it is returned.
+    """
     try:
         # The header first: a 14 kB JPEG can ask for 12 GiB of pixels.
         found_height, found_width, _, _ = simplejpeg.decode_jpeg_header(data)
@@ -135,7 +146,12 @@ def decode_jpeg(data: bytes, height: int, width: int) -> Rgb:
             raise StoreError(
                 f"a JPEG tile is {found_width} x {found_height} px, not {width} x {height}"
             )
-        return cast(Rgb, simplejpeg.decode_jpeg(data, colorspace="RGB"))
+        if out is None:
+            return cast(Rgb, simplejpeg.decode_jpeg(data, colorspace="RGB"))
+        if out.shape != (height, width, 3) or out.dtype != np.uint8 or not out.flags.c_contiguous:
+            raise TypeError(f"out must be contiguous uint8 of shape {(height, width, 3)}")
+        simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out)
+        return out
     except ValueError as error:
         raise StoreError(f"a JPEG tile cannot be decoded ({error})") from error
 

@@ -110,13 +110,13 @@ class Shard:
         Raises:
             StoreError: the slot was never written, or its bytes fail the checksum.
         """
-        offset, length = (int(v) for v in self._index[slot])
+        offset, length = self._index[slot].tolist()
         if offset == _MISSING:
             raise StoreError(f"slot {slot} of shard {self._path} was never written")
         if length < _CRC_BYTES or offset + length > self.size:
             raise StoreError(f"slot {slot} of shard {self._path} points outside the file")
         raw = self._read(length, offset)
-        if len(raw) != length or crc32c(raw[:-_CRC_BYTES]) != _uint32(raw[-_CRC_BYTES:]):
+        if len(raw) != length or crc32c(raw) != _CRC_RESIDUE:
             raise StoreError(f"the tile in slot {slot} of shard {self._path} fails its crc32c")
         return raw[:-_CRC_BYTES]
 

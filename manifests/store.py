@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -153,6 +154,7 @@ class TileGroup:
         self.columns: tuple[str, ...] = store.columns_of(name)
         """Names of the columns, sorted."""
         self._columns: dict[str, Column] = {}
+        self._wanted: dict[int, _WantedShard] = {}
 
     def __len__(self) -> int:
         return self.layout.count
@@ -175,22 +177,26 @@ class TileGroup:
         shard, slot = divmod(index, self.layout.shard_tiles)
         return self._shard(shard).read(slot)
 
-    def read(self, index: int) -> Rgb:
+    def read(self, index: int, out: Rgb | None = None) -> Rgb:
         """One tile as uint8 (S, S, 3).
+
+        Args:
+            out: contiguous, of that shape: where to put the tile; it is returned. Holds anything
+                after an error.
 
         Raises:
             StoreError: the tile or its shard is damaged.
             IndexError: no such tile.
         """
         size = self.tile_size
-        return self.layout.codec.decode(self.read_encoded(index), size, size)
+        return self.layout.codec.decode(self.read_encoded(index), size, size, out)
 
     def read_batch(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Rgb:
         """Tiles as uint8 (B, S, S, 3), in the order of `indices`."""
         size = self.tile_size
         batch = np.empty((len(indices), size, size, 3), dtype=np.uint8)
         for place, index in enumerate(indices):
-            batch[place] = self.read(int(index))
+            self.read(int(index), batch[place])
         return batch
 
     def column(self, name: str) -> Column:
@@ -229,13 +235,41 @@ class TileGroup:
         return layout.decode_column(self.store.read_file(f"{where}/c.0"), metadata, where)
 
     def _shard(self, shard: int) -> Shard:
-        name = f"{self.name}/{TilesLayout.shard_file(shard)}"
-        size, digest = self.store.committed_file(name)
-        owner = (self.store.attributes["uuid"], self.name, shard)
-        opened = _open_shard(self.store.path, name, digest, self.layout.shard_tiles, owner)
-        if opened.size != size:
-            path = self.store.path / name
-            raise StoreError(f"{path} has {opened.size} bytes, but {size} were committed")
+        wanted = self._wanted.get(shard)
+        if wanted is None:
+            name = f"{self.name}/{TilesLayout.shard_file(shard)}"
+            size, digest = self.store.committed_file(name)
+            label = shard_label(self.store.attributes["uuid"], self.name, shard)
+            wanted = _WantedShard(
+                key=(str(self.store.path), name, digest),
+                store=self.store.path,
+                name=name,
+                size=size,
+                slots=self.layout.shard_tiles,
+                label=label,
+            )
+            self._wanted[shard] = wanted
+        return _open_shard(wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _WantedShard:
+    """A shard as it was committed."""
+
+    key: tuple[str, str, str]
+    """Store, name and digest: a store that was written anew has other shards."""
+    store: Path
+    name: str
+    size: int
+    """Bytes of the file."""
+    slots: int
+    label: bytes
+
+    def open(self) -> Shard:
+        opened = open_shard(self.store, self.name, self.slots, self.label)
+        if opened.size != self.size:
+            path = self.store / self.name
+            raise StoreError(f"{path} has {opened.size} bytes, but {self.size} were committed")
         return opened
 
 
@@ -258,17 +292,20 @@ class _ShardCache:
     def __init__(self) -> None:
         self.process = os.getpid()
         self.lock = Lock()
-        self.shards: OrderedDict[tuple[Path, str, str], Shard] = OrderedDict()
+        self.shards: OrderedDict[tuple[str, str, str], Shard] = OrderedDict()
 
-    def open(
-        self, store: Path, name: str, digest: str, slots: int, owner: tuple[str, str, int]
-    ) -> Shard:
-        # The digest is part of the key: a store that was written anew has other shards.
-        key = (store, name, digest)
+    def open(self, wanted: _WantedShard) -> Shard:
+        key = wanted.key
         with self.lock:
             shard = self.shards.get(key)
-            if shard is None:
-                shard = self.shards[key] = open_shard(store, name, slots, shard_label(*owner))
+            if shard is not None:
+                self.shards.move_to_end(key)
+                return shard
+        # Not under the lock: on a slow disk, all threads would wait for one.
+        opened = wanted.open()
+        with self.lock:
+            # Another thread may have been faster.
+            shard = self.shards.setdefault(key, opened)
             self.shards.move_to_end(key)
             while len(self.shards) > _MAX_OPEN_SHARDS:
                 # Dropped, not closed: another thread may be reading it; its last user closes it.
@@ -279,14 +316,12 @@ class _ShardCache:
 _cache = _ShardCache()
 
 
-def _open_shard(
-    store: Path, name: str, digest: str, slots: int, owner: tuple[str, str, int]
-) -> Shard:
+def _open_shard(wanted: _WantedShard) -> Shard:
     global _cache
     if _cache.process != os.getpid():
         # A lock that another thread held during the fork would never be released here.
         _cache = _ShardCache()
-    return _cache.open(store, name, digest, slots, owner)
+    return _cache.open(wanted)
 
 
 def open_store(manifest: Manifest, entry: StoreEntry, split: str | None = None) -> TileStore:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import zarr
 
 from manifests import TileStore
 from manifests.codec import TileCodec
 from manifests.errors import StoreError
+from manifests.layout import TilesLayout
 from manifests.store import is_committed
 from tests.manifests.make import (
     UUID,
@@ -208,6 +210,45 @@ def test_four_threads_read_what_one_reads(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(group.read, order.tolist()))
     np.testing.assert_array_equal(np.stack(found), tiles[order])
+
+
+@CODECS
+def test_a_tile_is_decoded_into_the_place_that_is_given(tmp_path: Path, codec: TileCodec) -> None:
+    make_store(tmp_path / "a.zarr", tile_pixels(9), codec=codec)
+    group = TileStore(tmp_path / "a.zarr")["0.5"]
+    places = np.full((3, 32, 32, 3), 7, dtype=np.uint8)
+    assert np.shares_memory(group.read(8, places[1]), places)
+    np.testing.assert_array_equal(places[1], group.read(8))
+    assert (places[::2] == 7).all()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        np.zeros((31, 32, 3), np.uint8),
+        np.zeros((64, 64, 3), np.uint8),
+        np.zeros((32, 32, 3), np.float32),
+        np.zeros((64, 64, 3), np.uint8)[::2, ::2],
+    ],
+    ids=["smaller", "larger", "float", "with gaps"],
+)
+def test_a_place_that_does_not_fit_a_tile_is_refused(
+    tmp_path: Path, place: npt.NDArray[np.uint8]
+) -> None:
+    make_store(tmp_path / "a.zarr", tile_pixels(9), codec=JPEG)
+    with pytest.raises(TypeError, match="out must be contiguous uint8"):
+        TileStore(tmp_path / "a.zarr")["0.5"].read(0, place)
+
+
+def test_a_shard_of_another_length_is_refused_each_time(tmp_path: Path) -> None:
+    make_store(tmp_path / "a.zarr", tile_pixels(9), codec=ZSTD)
+    file = tmp_path / "a.zarr" / "0.5" / TilesLayout.shard_file(0)
+    data = file.read_bytes()
+    group = TileStore(tmp_path / "a.zarr")["0.5"]
+    file.write_bytes(data[:16] + b"more" + data[16:])
+    for _ in range(2):
+        with pytest.raises(StoreError, match=f"has {len(data) + 4} bytes, but {len(data)} were"):
+            group.read(0)
 
 
 def test_more_shards_than_the_cache_holds_are_all_read_and_closed(
