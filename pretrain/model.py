@@ -1,56 +1,184 @@
-"""The network: a torchvision ResNet without its classifier, and the projection head.
+"""The network: an encoder without its classifier, and the projection head that the loss sees.
 
-B is the batch, F the encoder's features (512, or 2048 from ResNet-50 on), D the projection. Both
-start from random weights, as in Ciga et al. 2022: no photographs, nothing to download.
+B is the batch, S the side of a view in pixels, F the encoder's features, D the embedding. Encoders
+are torchvision's ResNets and whatever timm has; the head only serves the loss and is not exported.
 """
 
 from __future__ import annotations
 
-from typing import cast
+import difflib
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
-FEATURES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
-"""Features F that the encoder of each architecture gives."""
+from pretrain.config import ARCHS, TrainConfig
+from pretrain.errors import ConfigError
+from pretrain.weights import initialise
+
+TIMM_PREFIX = "timm/"
+"""Before a name that torchvision has, too, where timm's model of that name is meant."""
+
+_MOST_MATCHES = 3
+_CNN_SIZE_PX = 32
+_REFUSALS = (RuntimeError, ValueError, AssertionError, TypeError, IndexError)
+"""What timm and its models raise where they do not take what they are given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """An encoder, and what one must know to feed it."""
+
+    model: nn.Module
+    """Maps (B, 3, S, S) to (B, F)."""
+    features: int
+    """F, found by running the model."""
+    any_size: bool
+    """Whether S may be another than the one that it was built for."""
 
 
 class SimClr(nn.Module):
-    """Encoder and projection head; the head only serves the loss and is not exported."""
+    """Encoder and projection head."""
 
-    def __init__(self, arch: str, projection_dim: int) -> None:
+    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        self.encoder = build_encoder(arch)
-        self.head = projection_head(FEATURES[arch], projection_dim)
+        self.encoder = encoder
+        self.head = head
+        self.origin = "random weights"
+        """Where the encoder's first weights came from, and what was left out of them."""
 
     def forward(self, views: Tensor) -> Tensor:
         """Embed float views (B, 3, S, S) as (B, D)."""
         return cast(Tensor, self.head(self.encoder(views)))
 
 
-def build_encoder(arch: str) -> nn.Module:
-    """A ResNet of `config.ARCHS` that maps (B, 3, S, S) to features (B, F); no `fc` weights."""
-    encoder: nn.Module = torchvision.models.get_model(arch, weights=None)
-    encoder.fc = nn.Identity()
-    return encoder
+def build_model(config: TrainConfig) -> SimClr:
+    """A model on the CPU whose weights depend on `config` alone; no generator of torch is touched.
 
+    Encoder and head start from random weights of `config.seed`; `config.init` may then replace the
+    encoder's.
 
-def projection_head(features: int, projection_dim: int) -> nn.Sequential:
-    """Linear, ReLU, Linear: (B, F) to (B, D).
-
-    The released weights of Ciga et al. hold these two layers and no BatchNorm; SimCLR's own code
-    has BatchNorm after each layer, which matters for batches of thousands.
+    Raises:
+        ConfigError: there is no such encoder, it cannot take views of this size, or its first
+            weights cannot be had or do not fit.
     """
-    return nn.Sequential(
-        nn.Linear(features, features),
-        nn.ReLU(inplace=True),
-        nn.Linear(features, projection_dim),
-    )
-
-
-def seeded_model(arch: str, projection_dim: int, seed: int) -> SimClr:
-    """A fresh model whose weights depend on `seed` alone; torch's CPU generator is left alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return SimClr(arch, projection_dim)
+        # Not torch.manual_seed, which reseeds every GPU as well.
+        torch.default_generator.manual_seed(config.seed)
+        found = find_backbone(config.arch, config.image_size)
+        model = SimClr(
+            found.model, projection_head(config.head, found.features, config.projection_dim)
+        )
+    model.origin = initialise(found.model, config.init, config.arch)
+    return model
+
+
+def build_encoder(arch: str, image_size: int | None = None) -> nn.Module:
+    """An encoder that maps (B, 3, S, S) to (B, F), with random weights; see `find_backbone`."""
+    return find_backbone(arch, image_size).model
+
+
+def find_backbone(arch: str, image_size: int | None = None) -> Backbone:
+    """An encoder by name: one of `config.ARCHS` from torchvision, any other from timm.
+
+    `timm/NAME` is timm's where both have the name. Keys are the library's own, without classifier.
+
+    Args:
+        image_size: S; needed by encoders that are built for one size (transformers mostly), which
+            else have their published one.
+
+    Raises:
+        ConfigError: neither library has it, it does not take views of this size, or it does not
+            give one vector per view.
+    """
+    if library_of(arch) == "torchvision":
+        model: nn.Module = torchvision.models.get_model(arch, weights=None)
+        model.fc = nn.Identity()
+        return Backbone(model, _count_features(model, arch, _CNN_SIZE_PX), any_size=True)
+    model, any_size, size = _from_timm(arch, image_size)
+    return Backbone(model, _count_features(model, arch, size), any_size)
+
+
+def feature_count(arch: str, image_size: int | None = None) -> int:
+    """F, the features that an encoder gives; errors as `find_backbone`."""
+    return find_backbone(arch, image_size).features
+
+
+def library_of(arch: str) -> str:
+    """Where an encoder comes from: `torchvision` or `timm`."""
+    return "torchvision" if arch in ARCHS else "timm"
+
+
+def timm_name(arch: str) -> str:
+    """An encoder's name for `timm.create_model`."""
+    return arch.removeprefix(TIMM_PREFIX)
+
+
+def _from_timm(arch: str, image_size: int | None) -> tuple[nn.Module, bool, int]:
+    """A model of timm, whether it takes views of any size, and a size that it should take."""
+    import timm
+
+    name = timm_name(arch)
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*ARCHS, *timm.list_models()], _MOST_MATCHES)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ConfigError(f"neither torchvision nor timm has an encoder called {arch!r}{hint}")
+    try:
+        published = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        any_size = published is None or not published.fixed_input_size
+        own: dict[str, Any] = {} if any_size or image_size is None else {"img_size": image_size}
+        model: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **own)
+    except _REFUSALS as error:
+        size = "" if image_size is None else f" for views of {image_size} px"
+        raise ConfigError(f"timm cannot build {arch}{size} ({_first_line(error)})") from error
+    usual = _CNN_SIZE_PX if published is None else published.input_size[1]
+    return model, any_size, image_size or usual
+
+
+def _count_features(model: nn.Module, arch: str, image_size: int) -> int:
+    """F, of one grey view in evaluation mode: no statistics change, and nothing is drawn."""
+    try:
+        with torch.no_grad():
+            features = model.eval()(torch.zeros(1, 3, image_size, image_size))
+    except _REFUSALS as error:
+        raise ConfigError(
+            f"{arch} does not take views of {image_size} px ({_first_line(error)}); "
+            "give another --image-size or --arch"
+        ) from error
+    finally:
+        model.train()
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        raise ConfigError(f"{arch} does not give one vector for each view; give another --arch")
+    return features.shape[1]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def projection_head(kind: str, features: int, projection_dim: int) -> nn.Sequential:
+    """Layers that map features (B, F) to embeddings (B, D); hidden layers are F wide.
+
+    `paper` has two layers with biases and no BatchNorm, as the released weights of Ciga et al. 2022
+    show. `simclr` (Chen et al., ICML 2020) and `simclr2` (Chen et al., NeurIPS 2020; three layers)
+    follow the code of those papers: BatchNorm after every layer, no bias before it, and in the
+    last one, which has no ReLU, no shift after it either.
+    """
+    if kind == "paper":
+        return nn.Sequential(
+            nn.Linear(features, features),
+            nn.ReLU(inplace=True),
+            nn.Linear(features, projection_dim),
+        )
+    layers: list[nn.Module] = []
+    for _ in range({"simclr": 1, "simclr2": 2}[kind]):
+        layers += [
+            nn.Linear(features, features, bias=False),
+            nn.BatchNorm1d(features),
+            nn.ReLU(inplace=True),
+        ]
+    last = nn.BatchNorm1d(projection_dim)
+    last.bias.requires_grad_(False)  # stays 0
+    return nn.Sequential(*layers, nn.Linear(features, projection_dim, bias=False), last)
