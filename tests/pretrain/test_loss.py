@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -9,6 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
+import pretrain.loss  # noqa: E402
 from pretrain.loss import nt_xent  # noqa: E402
 
 
@@ -17,7 +21,9 @@ def random_embeddings(count: int, width: int, seed: int = 0) -> Any:
     return torch.randn(2 * count, width, generator=generator, dtype=torch.float64)
 
 
-def by_loops(embeddings: Any, temperature: float, ids: list[int] | None = None) -> float:
+def by_loops(
+    embeddings: Any, temperature: float, ids: list[int] | None = None, *, decoupled: bool = False
+) -> float:
     """Equation 1 of Chen et al. 2020, one view at a time, without tricks."""
     rows = [row / row.norm() for row in embeddings]
     count = len(rows) // 2
@@ -27,7 +33,8 @@ def by_loops(embeddings: Any, temperature: float, ids: list[int] | None = None) 
         positive = (i + count) % (2 * count)
         denominator = 0.0
         for j, other in enumerate(rows):
-            if j == positive or names[j % count] != names[i % count]:
+            counts = not decoupled if j == positive else names[j % count] != names[i % count]
+            if counts:
                 denominator += math.exp(float(anchor @ other) / temperature)
         total -= math.log(math.exp(float(anchor @ rows[positive]) / temperature) / denominator)
     return total / (2 * count)
@@ -57,9 +64,13 @@ def test_perfect_pairs_with_orthogonal_negatives_have_a_closed_form(temperature:
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
     embeddings = random_embeddings(4, 3).requires_grad_()
-    ids = torch.tensor([0, 1, 1, 2])
-    assert torch.autograd.gradcheck(lambda z: nt_xent(z, 0.3), (embeddings,))
-    assert torch.autograd.gradcheck(lambda z: nt_xent(z, 0.3, ids), (embeddings,))
+    settings = itertools.product([None, torch.tensor([0, 1, 1, 2])], [False, True], [None, 3])
+    for ids, decoupled, rows in settings:
+
+        def loss(z: Any, ids: Any = ids, decoupled: bool = decoupled, rows: Any = rows) -> Any:
+            return 2 * nt_xent(z, 0.3, ids, decoupled=decoupled, chunk_rows=rows)
+
+        assert torch.autograd.gradcheck(loss, (embeddings,))
 
 
 def test_the_order_of_tiles_and_of_views_does_not_matter() -> None:
@@ -87,3 +98,84 @@ def test_half_precision_is_computed_in_float32() -> None:
     loss = nt_xent(embeddings, 0.01)
     assert loss.dtype == torch.float32
     assert float(loss) == pytest.approx(by_loops(embeddings.double(), 0.01), rel=1e-4)
+
+
+def test_autocast_does_not_reach_into_the_loss() -> None:
+    embeddings = random_embeddings(8, 5).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = nt_xent(embeddings, 0.01)
+    assert torch.equal(found, nt_xent(embeddings, 0.01))
+
+
+@pytest.mark.parametrize("ids", [None, [7, 3, 7, 9]])
+def test_decoupled_the_positive_is_not_in_the_denominator(ids: list[int] | None) -> None:
+    embeddings = random_embeddings(4, 5)
+    found = nt_xent(embeddings, 0.2, None if ids is None else torch.tensor(ids), decoupled=True)
+    assert float(found) == pytest.approx(by_loops(embeddings, 0.2, ids, decoupled=True), rel=1e-12)
+
+
+def test_decoupled_perfect_pairs_have_a_closed_form_below_zero() -> None:
+    count = 8
+    found = nt_xent(torch.cat([torch.eye(count)] * 2).double(), 0.1, decoupled=True)
+    assert float(found) == pytest.approx(math.log(2 * count - 2) - 10, rel=1e-12)
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("rows", [1, 3, 7, 14, 100])
+def test_blocks_change_neither_loss_nor_gradient(rows: int, decoupled: bool) -> None:
+    embeddings = random_embeddings(7, 5).requires_grad_()
+    ids = torch.tensor([4, 1, 4, 2, 4, 0, 2])
+    results = []
+    for chunk_rows in (None, rows):
+        loss = nt_xent(embeddings, 0.1, ids, decoupled=decoupled, chunk_rows=chunk_rows)
+        results.append((loss, *torch.autograd.grad(loss, embeddings)))
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-14)
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Remembers the elements of the largest tensor that any operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+@pytest.mark.parametrize(("block", "most"), [(1 << 13, 1 << 13), (1 << 20, 1 << 18)])
+def test_no_more_similarities_exist_at_once_than_a_block_has(
+    block: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain.loss, "BLOCK_ELEMENTS", block)
+    embeddings = random_embeddings(256, 4).requires_grad_()
+    largest = Largest()  # type: ignore[no-untyped-call]
+    with largest:
+        torch.autograd.backward(nt_xent(embeddings, 0.1))
+    assert largest.elements == most
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_a_view_without_negatives_costs_nothing(decoupled: bool) -> None:
+    embeddings = random_embeddings(3, 5).requires_grad_()
+    loss = nt_xent(embeddings, 0.2, torch.tensor([5, 5, 5]), decoupled=decoupled)
+    (gradient,) = torch.autograd.grad(loss, embeddings)
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-12)
+    assert float(gradient.abs().max()) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_single_tile_costs_nothing() -> None:
+    embeddings = random_embeddings(1, 5).requires_grad_()
+    for decoupled in (False, True):
+        loss = nt_xent(embeddings, 0.2, decoupled=decoupled)
+        (gradient,) = torch.autograd.grad(loss, embeddings)
+        assert float(loss.detach()) == pytest.approx(0, abs=1e-12)
+        assert float(gradient.abs().max()) == pytest.approx(0, abs=1e-12)
+
+
+def test_an_embedding_that_is_no_number_makes_the_loss_none() -> None:
+    embeddings = random_embeddings(4, 5)
+    embeddings[2, 1] = math.nan
+    for decoupled in (False, True):
+        assert math.isnan(float(nt_xent(embeddings, 0.2, decoupled=decoupled)))
