@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 _BITS64 = (1 << 64) - 1
+_BITS31 = (1 << 31) - 1
 _GOLDEN = 0x9E37_79B9_7F4A_7C15
 _FACTOR_1 = 0xBF58_476D_1CE4_E5B9
 _FACTOR_2 = 0x94D0_49BB_1331_11EB
@@ -31,6 +32,11 @@ def key_of(*parts: int | str) -> int:
     return key
 
 
+def subkey(key: int, number: int) -> int:
+    """The key of one of many things that share a key: faster than `key_of`."""
+    return _mix(key ^ _mix(number))
+
+
 def permute(key: int, size: int, position: int) -> int:
     """Where `position` goes in the permutation of `range(size)` that `key` names.
 
@@ -44,9 +50,14 @@ def permute(key: int, size: int, position: int) -> int:
     low_size = -(-size // high_size)
     while True:
         high, low = divmod(position, low_size)
-        for number in range(_ROUNDS):
-            high = (high + _mix(key + (2 * number << 48) + low)) % high_size
-            low = (low + _mix(key + (2 * number + 1 << 48) + high)) % low_size
+        word = key
+        # Written out: a call for each number would take twice the time.
+        for _ in range(_ROUNDS):
+            word = word * _FACTOR_1 + _GOLDEN & _BITS64
+            value = (word ^ low) * _FACTOR_2 & _BITS64
+            high = (high + ((value ^ value >> 31) * _FACTOR_1 >> 33 & _BITS31)) % high_size
+            value = (word ^ high) * _FACTOR_1 & _BITS64
+            low = (low + ((value ^ value >> 31) * _FACTOR_2 >> 33 & _BITS31)) % low_size
         position = high * low_size + low
         if position < size:
             return position

@@ -77,6 +77,7 @@ def make_slide(
         stain=stain,
         organ=organ,
         resolutions=resolutions,
+        unread=sum(len(tiles) for tiles in (unread or {}).values()),
     )
 
 
@@ -113,19 +114,21 @@ def two_by_two(root: Path, tiles: int = 8, size: int = 32) -> Path:
     return save(root, *entries)
 
 
-def mix_of(*strata: tuple[int, ...]) -> Mix:
-    """A mix with slides of so many tiles in each stratum, without any store."""
+def mix_of(*strata: tuple[int, ...], weights: Sequence[int] | None = None) -> Mix:
+    """A mix with slides of so many tiles in each stratum, without any store; even by default."""
+    whole = [1] * len(strata) if weights is None else list(weights)
     return Mix(
         tuple(
             Stratum(
-                f"stain-{i}",
-                "organ",
+                (("stain", f"stain-{i}"), ("organ", "organ")),
                 tuple(
                     Slide(f"slide-{i}-{j}", (Source("0.5", (0.5, 0.5), tiles),))
                     for j, tiles in enumerate(slides)
                 ),
+                weight=weight,
+                probability=weight / sum(whole),
             )
-            for i, slides in enumerate(strata)
+            for i, (slides, weight) in enumerate(zip(strata, whole, strict=True))
         ),
         tile_size=32,
     )
