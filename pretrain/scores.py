@@ -1,0 +1,129 @@
+"""How good features are without training on them: neighbours, alignment and uniformity.
+
+Plain functions of numpy arrays, computed in float64. N tiles have features (N, F), scaled here to
+length 1; similarity is the cosine, -1 to 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+VOTE_TEMPERATURE = 0.07
+"""A neighbour of similarity s votes with exp(s / 0.07), as in Wu et al., CVPR 2018."""
+
+Array = npt.NDArray[np.floating]
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """One look at an encoder."""
+
+    knn: float | None
+    """Accuracy of the neighbours' vote, the mean over classes, 0 to 1; None: no classes."""
+    classes: int
+    """Classes that were scored; a vote at random is right once in so many."""
+    tiles: int
+    """Tiles that were looked at."""
+    alignment: float
+    """Mean squared distance of two views of a tile, 0 (equal) to 4; independent ones: 2."""
+    uniformity: float
+    """0 if all tiles lie in one point, about -4 if they are spread evenly."""
+
+
+def unit(features: Array) -> Floats:
+    """Features (N, F) scaled to length 1, float64; a row of zeros stays as it is."""
+    rows = np.asarray(features, dtype=np.float64)
+    scaled: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return scaled
+
+
+def nearest(features: Array, allowed: Flags, k: int) -> tuple[Integers, Floats]:
+    """The K most similar tiles of each tile, nearest first.
+
+    Args:
+        features: (N, F), of any length.
+        allowed: bool (N, N); whether column j may be a neighbour of row i.
+
+    Returns:
+        Numbers (N, K) and similarities (N, K). Where fewer than K are allowed, the number is -1
+        and the similarity -inf. Of equally similar tiles, those of lower numbers come first.
+    """
+    rows = unit(features)
+    similarity = np.where(allowed, rows @ rows.T, -np.inf)
+    # Rounded, so that one tile that is there twice is not sorted by the last bit of a sum.
+    order = np.argsort(-np.round(similarity, 12), axis=1, kind="stable")[:, :k]
+    near = np.take_along_axis(similarity, order, axis=1)
+    return np.where(np.isneginf(near), -1, order), near
+
+
+def vote(numbers: Integers, similarity: Floats, labels: Integers, classes: int) -> Integers:
+    """The class that each tile's neighbours vote for, (N,); -1 where it has none.
+
+    Args:
+        numbers, similarity: as `nearest` gives them, (N, K).
+        labels: class of each tile, (N,), 0 to `classes` - 1.
+    """
+    weights = np.exp((similarity - 1) / VOTE_TEMPERATURE)
+    ballots = np.zeros((len(numbers), classes))
+    for place in range(numbers.shape[1]):
+        given = numbers[:, place] >= 0
+        ballots[given, labels[numbers[given, place]]] += weights[given, place]
+    return np.where(ballots.any(axis=1), ballots.argmax(axis=1), -1)
+
+
+def scorable(labels: Integers, allowed: Flags) -> Flags:
+    """The tiles (N,) that could be scored right: a tile of their class may be their neighbour."""
+    found: Flags = ((labels[:, None] == labels[None, :]) & allowed).any(axis=1)
+    return found
+
+
+def knn_accuracy(features: Array, labels: Integers, allowed: Flags, k: int) -> float | None:
+    """Share of tiles whose neighbours vote for their class: the mean over classes.
+
+    Tiles that cannot be scored (see `scorable`) are left out; None if all are.
+
+    Args:
+        features: (N, F).
+        labels: (N,), from 0.
+        allowed: bool (N, N), see `nearest`; an empty row is a tile that is no query.
+        k: neighbours that vote.
+    """
+    asked = scorable(labels, allowed)
+    if not asked.any():
+        return None
+    voted = vote(*nearest(features, allowed, k), labels, int(labels.max()) + 1)
+    right = voted == labels
+    return float(np.mean([right[asked & (labels == c)].mean() for c in np.unique(labels[asked])]))
+
+
+def alignment(first: Array, second: Array) -> float:
+    """How near two views of a tile lie: mean of ‖f(x) - f(y)‖², 0 to 4.
+
+    Args:
+        first, second: embeddings (N, D) of two views of the same tiles, of any length.
+
+    Wang and Isola, ICML 2020, equation 4 with α = 2.
+    """
+    return float(np.mean(np.sum((unit(first) - unit(second)) ** 2, axis=1)))
+
+
+def uniformity(embeddings: Array) -> float:
+    """How evenly tiles fill the sphere: log of the mean of exp(-2 ‖f(x) - f(y)‖²) over all pairs.
+
+    Args:
+        embeddings: (N, D) of different tiles, of any length; fewer than two give 0.
+
+    Wang and Isola, ICML 2020, equation 5 with t = 2.
+    """
+    rows = unit(embeddings)
+    if len(rows) < 2:
+        return 0.0
+    squared = np.clip(2 - 2 * (rows @ rows.T), 0, 4)
+    pairs = squared[np.triu_indices(len(rows), k=1)]
+    return float(np.log(np.mean(np.exp(-2 * pairs))))
