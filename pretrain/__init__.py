@@ -15,13 +15,16 @@ from pretrain.viewconfig import ViewConfig
 if TYPE_CHECKING:
     from torch import nn
 
-    from pretrain.encoder import EncoderInfo
+    from pretrain.encoder import Transform
 
 __all__ = ["TrainConfig", "ViewConfig", "load_encoder"]
 
 
-def load_encoder(path: str | Path) -> tuple[nn.Module, EncoderInfo]:
-    """Load an encoder that `histopretrain run` wrote, see `pretrain.encoder.load_encoder`."""
+def load_encoder(path: str | Path, *, size: int | None = None) -> tuple[nn.Module, Transform]:
+    """Load an encoder and its transform: `features = model(transform(tile))`.
+
+    See `pretrain.encoder.load_encoder`.
+    """
     from pretrain.encoder import load_encoder as load
 
-    return load(path)
+    return load(path, size=size)

@@ -76,14 +76,19 @@ def build_model(config: TrainConfig) -> SimClr:
 
 
 def build_encoder(arch: str, image_size: int | None = None) -> nn.Module:
-    """An encoder that maps (B, 3, S, S) to (B, F), with random weights; see `find_backbone`."""
-    return find_backbone(arch, image_size).model
+    """An encoder that maps (B, 3, S, S) to (B, F), with random weights; see `find_backbone`.
+
+    Torch's own generators are left alone.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return find_backbone(arch, image_size).model
 
 
 def find_backbone(arch: str, image_size: int | None = None) -> Backbone:
     """An encoder by name: one of `config.ARCHS` from torchvision, any other from timm.
 
     `timm/NAME` is timm's where both have the name. Keys are the library's own, without classifier.
+    The weights are drawn from torch's generator.
 
     Args:
         image_size: S; needed by encoders that are built for one size (transformers mostly), which
@@ -103,7 +108,8 @@ def find_backbone(arch: str, image_size: int | None = None) -> Backbone:
 
 def feature_count(arch: str, image_size: int | None = None) -> int:
     """F, the features that an encoder gives; errors as `find_backbone`."""
-    return find_backbone(arch, image_size).features
+    with torch.random.fork_rng(devices=[]):
+        return find_backbone(arch, image_size).features
 
 
 def library_of(arch: str) -> str:
