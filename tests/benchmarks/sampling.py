@@ -23,6 +23,7 @@ from pretrain.mix import resolve_mix
 from pretrain.sampler import Sampler
 from tests.benchmarks.make_manifests import made_up_entry
 
+_SELF = "tests.benchmarks.sampling"
 _BATCH_SIZE = 256
 _DRAWS = 1000
 
@@ -49,7 +50,7 @@ def measure_sampling(stores: int) -> Sampling:
             (root / str(entry.path)).mkdir()
             (root / str(entry.path) / "commit.json").touch()
         save_manifest(Manifest(entries, root), root / "manifest.json")
-        command = [sys.executable, "-m", __name__, "--draw", str(root / "manifest.json")]
+        command = [sys.executable, "-m", _SELF, "--draw", str(root / "manifest.json")]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     return Sampling(**json.loads(done.stdout))
 
