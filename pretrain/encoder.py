@@ -147,7 +147,9 @@ def load_encoder(path: str | Path, *, size: int | None = None) -> tuple[nn.Modul
         with torch.random.fork_rng(devices=[]):
             found = find_backbone(info.arch, info.image_size)
         found.model.load_state_dict(weights, strict=True)
-    except (ConfigError, RuntimeError) as error:
+    except ConfigError as error:
+        raise CheckpointError(f"{path} cannot be used here: {error}") from error
+    except RuntimeError as error:
         raise CheckpointError(f"{path} does not hold the weights of a {info.arch}") from error
     if said.get("crc32c") != _checksum(weights):
         raise CheckpointError(f"{path} fails its checksum: its weights are damaged; fetch it again")

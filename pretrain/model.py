@@ -23,6 +23,7 @@ TIMM_PREFIX = "timm/"
 
 _MOST_MATCHES = 3
 _CNN_SIZE_PX = 32
+_USUAL_SIZE_PX = 224
 _REFUSALS = (RuntimeError, ValueError, AssertionError, TypeError, IndexError)
 """What timm and its models raise where they do not take what they are given."""
 
@@ -102,8 +103,11 @@ def find_backbone(arch: str, image_size: int | None = None) -> Backbone:
         model: nn.Module = torchvision.models.get_model(arch, weights=None)
         model.fc = nn.Identity()
         return Backbone(model, _count_features(model, arch, _CNN_SIZE_PX), any_size=True)
-    model, any_size, size = _from_timm(arch, image_size)
-    return Backbone(model, _count_features(model, arch, size), any_size)
+    model, any_size, usual = _from_timm(arch, image_size)
+    try:
+        return Backbone(model, _count_features(model, arch, image_size or usual), any_size)
+    except _REFUSALS as error:
+        raise _unfit(arch, image_size, usual, error) from error
 
 
 def feature_count(arch: str, image_size: int | None = None) -> int:
@@ -123,7 +127,7 @@ def timm_name(arch: str) -> str:
 
 
 def _from_timm(arch: str, image_size: int | None) -> tuple[nn.Module, bool, int]:
-    """A model of timm, whether it takes views of any size, and a size that it should take."""
+    """A model of timm, whether it takes views of any size, and the size that it was made for."""
     import timm
 
     name = timm_name(arch)
@@ -133,14 +137,30 @@ def _from_timm(arch: str, image_size: int | None) -> tuple[nn.Module, bool, int]
         raise ConfigError(f"neither torchvision nor timm has an encoder called {arch!r}{hint}")
     try:
         published = timm.get_pretrained_cfg(name, allow_unregistered=True)
-        any_size = published is None or not published.fixed_input_size
-        own: dict[str, Any] = {} if any_size or image_size is None else {"img_size": image_size}
+    except _REFUSALS as error:
+        raise ConfigError(f"timm cannot build {arch}: {_reason(error)}") from error
+    usual = _USUAL_SIZE_PX if published is None else published.input_size[1]
+    any_size = published is None or not published.fixed_input_size
+    own: dict[str, Any] = {} if any_size or image_size is None else {"img_size": image_size}
+    try:
         model: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **own)
     except _REFUSALS as error:
-        size = "" if image_size is None else f" for views of {image_size} px"
-        raise ConfigError(f"timm cannot build {arch}{size} ({_first_line(error)})") from error
-    usual = _CNN_SIZE_PX if published is None else published.input_size[1]
-    return model, any_size, image_size or usual
+        raise _unfit(arch, image_size, usual, error) from error
+    return model, any_size, usual
+
+
+def _unfit(arch: str, image_size: int | None, usual: int, error: Exception) -> ConfigError:
+    """What to say of an encoder that does not take views of a size, and why."""
+    if image_size is None:
+        return ConfigError(f"timm cannot build {arch}: {_reason(error)}")
+    hint = "another --arch" if image_size == usual else f"--image-size {usual}, or another --arch"
+    return ConfigError(
+        f"{arch} does not take views of {image_size} px ({_reason(error)}): give {hint}"
+    )
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
 
 
 def _count_features(model: nn.Module, arch: str, image_size: int) -> int:
@@ -148,20 +168,11 @@ def _count_features(model: nn.Module, arch: str, image_size: int) -> int:
     try:
         with torch.no_grad():
             features = model.eval()(torch.zeros(1, 3, image_size, image_size))
-    except _REFUSALS as error:
-        raise ConfigError(
-            f"{arch} does not take views of {image_size} px ({_first_line(error)}); "
-            "give another --image-size or --arch"
-        ) from error
     finally:
         model.train()
     if not isinstance(features, Tensor) or features.ndim != 2:
         raise ConfigError(f"{arch} does not give one vector for each view; give another --arch")
     return features.shape[1]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def projection_head(kind: str, features: int, projection_dim: int) -> nn.Sequential:

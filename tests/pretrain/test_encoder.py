@@ -235,9 +235,18 @@ def test_each_fact_must_be_there(saved: Path, name: str) -> None:
         load_encoder(saved)
 
 
-@pytest.mark.parametrize("arch", ["no-such-net", SMALL])
-def test_a_missing_weight_is_an_error_and_never_a_random_one(tmp_path: Path, arch: str) -> None:
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        (SMALL, f"does not hold the weights of a {SMALL}"),
+        ("no-such-net", "cannot be used here: neither torchvision nor timm has an encoder called"),
+        ("hf-hub:someone/net", "cannot be used here: neither torchvision nor timm"),
+    ],
+)
+def test_a_missing_weight_is_an_error_and_never_a_random_one(
+    tmp_path: Path, arch: str, message: str
+) -> None:
     path = tmp_path / "e.safetensors"
     save_encoder(path, torch.nn.Linear(2, 2), info_of(arch=arch))
-    with pytest.raises(CheckpointError, match=f"does not hold the weights of a {arch}"):
+    with pytest.raises(CheckpointError, match=message):
         load_encoder(path)

@@ -72,7 +72,7 @@ def test_a_prefix_means_timms_model_where_both_have_the_name() -> None:
         ("resnet81", "neither torchvision nor timm .* 'resnet81'; did you mean .*resnet18"),
         ("zzzzzzzzzzz", "called 'zzzzzzzzzzz'$"),
         ("hf-hub:someone/else", "neither torchvision nor timm"),
-        ("resnet18.none", "timm cannot build resnet18.none"),
+        ("resnet18.none", "timm cannot build resnet18.none: Invalid pretrained tag"),
     ],
 )
 def test_an_unknown_name_is_one_sentence(arch: str, hint: str) -> None:
@@ -81,7 +81,10 @@ def test_an_unknown_name_is_one_sentence(arch: str, hint: str) -> None:
 
 
 def test_a_size_that_an_encoder_does_not_take_is_one_sentence() -> None:
-    with pytest.raises(ConfigError, match="give another --image-size or --arch"):
+    with pytest.raises(
+        ConfigError,
+        match=r"does not take views of 40 px \(.*\): give --image-size 160, or another --arch",
+    ):
         find_backbone("test_maxvit", 40)
 
 
