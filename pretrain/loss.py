@@ -45,7 +45,7 @@ def nt_xent(
         ids: integers (n,), equal where two places hold the same tile, on whatever rank. Such
             places are no negatives of each other.
         decoupled: leave the positive out of the denominator, so that easy negatives do not weaken
-            it (Yeh et al., ECCV 2022, equation 6 without weights). Can be below 0.
+            it (Yeh et al., ECCV 2022, without weights). Can be below 0.
         chunk_rows: rows of a block; changes rounding at most. None for `BLOCK_ELEMENTS`.
     """
     count = embeddings.shape[0] // 2

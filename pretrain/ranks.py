@@ -139,13 +139,19 @@ def join_ranks(device: str, timeout_s: float = TIMEOUT_S) -> Ranks:
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             raise ConfigError(f"WORLD_SIZE is {world} but {name} is not set; start with torchrun")
-    with ranks.guard():
+    try:
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo",
             rank=ranks.rank,
             world_size=world,
             timeout=timedelta(seconds=timeout_s),
         )
+    except RuntimeError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise TrainingError(
+            f"rank {ranks.rank} of {world} could not meet the others at {where} ({error}); check "
+            "that all were started and can reach that machine"
+        ) from error
     return ranks
 
 

@@ -162,6 +162,18 @@ def test_an_environment_that_is_not_torchruns_is_refused(
         join_ranks("cpu")
 
 
+def test_ranks_that_do_not_meet_say_where_they_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: Any, **__: Any) -> None:
+        raise torch.distributed.DistNetworkError("the client socket has timed out")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", nobody)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29400"}
+    for name, value in ({"WORLD_SIZE": "2", "RANK": "1"} | address).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TrainingError, match=r"rank 1 of 2 .* at 127\.0\.0\.1:29400 \(the client"):
+        join_ranks("cpu")
+
+
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():

@@ -146,6 +146,26 @@ def test_cached_dropout_leaves_out_the_same_in_both_passes() -> None:
     assert torch.equal(torch.get_rng_state(), after)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_on_a_gpu_it_is_the_same_and_dropout_is_replayed() -> None:
+    gpu = torch.device("cuda", torch.cuda.current_device())
+    make_views, ids = maker(views().to(gpu)), IDS.to(gpu)
+    for settings in (StepSettings(0.3), StepSettings(0.3, grad_cache=4)):
+        model = network(nn.GroupNorm(2, 4)).to(gpu)
+        loss = forward_backward(model, make_views, ids, settings, Ranks(0, 1, gpu))
+        gradients = {name: p.grad.cpu() for name, p in model.named_parameters()}
+        assert_same((float(loss), gradients), result_of(network(nn.GroupNorm(2, 4)), settings))
+
+    model = network(nn.Dropout(0.5)).to(gpu)
+    torch.cuda.manual_seed(5)
+    halves = [model(make_views(part)).chunk(2) for part in even_parts(TILES, 2)]
+    whole = torch.cat([half[view] for view in (0, 1) for half in halves])
+    expected = torch.autograd.grad(nt_xent(whole, 0.3, ids), list(model.parameters()))
+    torch.cuda.manual_seed(5)
+    forward_backward(model, make_views, ids, StepSettings(0.3, grad_cache=4), Ranks(0, 1, gpu))
+    torch.testing.assert_close([p.grad for p in model.parameters()], list(expected))
+
+
 def test_cached_no_part_is_larger_than_asked_for() -> None:
     seen = []
 
