@@ -1,14 +1,14 @@
 """Two different views of a tile, made for a whole batch at once on the device.
 
-B is the batch, H and W the sides of a tile, S the side of a view, C = 3 (RGB). Crop, resampling,
-flips, quarter turns and blur are linear and separable: a view is `Y · tile · Xᵀ` with one matrix
-per sample and axis, (B, S, H) and (B, S, W), then perhaps transposed. Colour is affine: one 3 × 3
-matrix and one offset per sample. All numbers are drawn on the CPU, keyed by (seed, sample number,
-view), so that a sample's views depend neither on its batch nor on the device.
+B is the batch, H and W the sides of a tile, S the side of a view, C = 3 (RGB). A tile is cropped,
+flipped, resampled and turned, then its stains change, its colours, and last it is blurred. All
+numbers are drawn on the CPU, keyed by (seed, sample number, view), so that a sample's views depend
+neither on its batch nor on the device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,29 +16,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pretrain.colour import change_colour, change_stain, colour_matrices, stain_matrices
 from pretrain.keyed import key_of, uniforms
+from pretrain.resample import Flags, Floats, LineSums, blur_taps, crop_taps, on_device
 from pretrain.viewconfig import ViewConfig
 
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
 """Normalisation of RGB in 0 to 1, as in Ciga et al. 2022: the encoder sees -1 to 1."""
 
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of grey, ITU-R BT.601."""
-_YIQ = np.array([LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])
-_YIQ_BACK = np.linalg.inv(_YIQ)
-
-_DRAWS = 15
-_SHARPEST = 1e-3
-"""Least sigma in pixels: below it a Gaussian's neighbours vanish in float32."""
-
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
+_CROP_TRIES = 10
+"""As many as torchvision's RandomResizedCrop makes."""
+_DRAWS = 20
+_CHUNK = {"cpu": 4}
+"""Tiles that are worked on at a time: on a CPU they should fit its cache."""
+_CHUNK_ELSEWHERE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """What is done to each tile of a batch; every array is (B,)."""
+    """What is done to each tile of a batch; every array is (B,), or (B, 3) for the stains."""
 
     left: Floats
     """Left edge of the crop, as a share of the tile's width."""
@@ -50,13 +47,17 @@ class Views:
     flip_y: Flags
     transpose: Flags
     """Whether rows and columns change places, after the flips."""
+    stain_scale: Floats
+    """Factors of haematoxylin, eosin and DAB; 1 changes nothing."""
+    stain_shift: Floats
+    """Optical density added to each of them."""
     brightness: Floats
     """Factor; 1 changes nothing, the same for contrast and saturation."""
     contrast: Floats
     saturation: Floats
     """Factor of the colour; 0 is grey."""
     hue: Floats
-    """Rotation of the colour in turns."""
+    """Rotation of the colour in turns, from red towards green."""
     sigma: Floats
     """Gaussian blur, as a share of the view's side; 0 is none."""
 
@@ -64,59 +65,166 @@ class Views:
 def draw_views(config: ViewConfig, seed: int, numbers: npt.NDArray[np.int64], view: int) -> Views:
     """Draw how the tiles with these sample numbers (B,) look in a view (0 or 1)."""
     u = uniforms(key_of(seed, "views", view), numbers, _DRAWS).T
-    area = _between(u[0], *config.crop_area)
-    ratio = np.exp(_between(u[1], *np.log(config.crop_ratio)))
-    # A crop that would be longer than the tile is cut to it: nearly the area that was drawn.
-    width = np.minimum(np.sqrt(area * ratio), 1.0)
-    height = np.minimum(np.sqrt(area / ratio), 1.0)
-    jitter = u[7] < config.jitter_probability
-    grey = u[12] < config.grayscale_probability
-    blur = u[13] < config.blur_probability
+    width, height = _draw_crops(config, key_of(seed, "crops", view), numbers)
+    flip_y = (u[3] < 0.5) & config.turn
+    transpose = (u[4] < 0.5) & config.turn
+    # Two of the three together are a turn by quarters; x decides whether it is a mirror image.
+    mirror = (u[2] < 0.5) & config.flip
+    jitter = u[5] < config.jitter_probability
+    grey = u[10] < config.grayscale_probability
+    blur = u[11] < config.blur_probability
+    stain = (u[13] < config.stain_probability)[:, None]
+    saturation = np.where(jitter, _around_one(u[8], config.saturation), 1.0)
+    shift = _between(u[17:20].T, -config.stain_shift, config.stain_shift)
     return Views(
-        left=u[2] * (1 - width),
-        top=u[3] * (1 - height),
+        left=u[0] * (1 - width),
+        top=u[1] * (1 - height),
         width=width,
         height=height,
-        flip_x=(u[4] < 0.5) & config.turn,
-        flip_y=(u[5] < 0.5) & config.turn,
-        transpose=(u[6] < 0.5) & config.turn,
-        brightness=np.where(jitter, _around_one(u[8], config.brightness), 1.0),
-        contrast=np.where(jitter, _around_one(u[9], config.contrast), 1.0),
-        saturation=np.where(
-            grey, 0.0, np.where(jitter, _around_one(u[10], config.saturation), 1.0)
-        ),
-        hue=np.where(jitter, _between(u[11], -config.hue, config.hue), 0.0),
-        sigma=np.where(blur, _between(u[14], *config.blur_sigma), 0.0),
+        flip_x=mirror ^ flip_y ^ transpose,
+        flip_y=flip_y,
+        transpose=transpose,
+        stain_scale=np.where(stain, _around_one(u[14:17].T, config.stain_strength), 1.0),
+        stain_shift=np.where(stain, shift, 0.0),
+        brightness=np.where(jitter, _around_one(u[6], config.brightness), 1.0),
+        contrast=np.where(jitter, _around_one(u[7], config.contrast), 1.0),
+        saturation=np.where(grey, 0.0, saturation),
+        hue=np.where(jitter, _between(u[9], -config.hue, config.hue), 0.0),
+        sigma=np.where(blur, _between(u[12], *config.blur_sigma), 0.0),
     )
 
 
-def make_views(tiles: Tensor, views: Views, size: int) -> Tensor:
-    """Apply drawn views to tiles of 0 to 255 (B, H, W, C), uint8 or (so for both views) float32.
+def _draw_crops(
+    config: ViewConfig, key: int, numbers: npt.NDArray[np.int64]
+) -> tuple[Floats, Floats]:
+    """Width and height (B,) as shares of the tile, as RandomResizedCrop draws them.
 
-    Returns float32 (B, C, S, S), normalised with `MEAN` and `STD` to -1 to 1.
-
-    Resampling is bilinear with the triangle widened where pixels are lost, as Pillow does it;
-    pixels just outside a crop count at its edge. Blur reflects at the view's edge. Blur precedes
-    colour here and follows it in SimCLR; they commute but for the final clamp to 0 to 1.
+    A crop that is longer than the tile is drawn again; after ten tries it is the largest that has
+    an allowed shape.
     """
-    batch, tile_height, tile_width, _ = tiles.shape
-    device = tiles.device
-    blur = _blurring(views.sigma * size, size, device)
-    rows = blur @ _resampling(views.top, views.height, views.flip_y, size, tile_height, device)
-    columns = blur @ _resampling(views.left, views.width, views.flip_x, size, tile_width, device)
+    u = uniforms(key, numbers, 2 * _CROP_TRIES)
+    area = _between(u[:, ::2], *config.crop_area)
+    low, high = config.crop_ratio
+    ratio = np.exp(_between(u[:, 1::2], np.log(low), np.log(high)))
+    fits = (area * ratio <= 1) & (area / ratio <= 1)
+    row, first = np.arange(len(u)), fits.argmax(axis=1)
+    area, ratio, fits = area[row, first], ratio[row, first], fits[row, first]
+    shape = min(max(1.0, low), high)
+    width = np.where(fits, np.sqrt(area * ratio), min(shape, 1.0))
+    height = np.where(fits, np.sqrt(area / ratio), min(1 / shape, 1.0))
+    return width, height
 
-    pixels = tiles.reshape(batch, tile_height, tile_width * 3).float()
-    pixels = torch.bmm(rows / 255, pixels)  # (B, S, W · C), in 0 to 1
-    pixels = pixels.view(batch, size, tile_width, 3).transpose(1, 2)
-    pixels = torch.bmm(columns, pixels.reshape(batch, tile_width, size * 3))
-    pixels = pixels.view(batch, size, size, 3)  # columns, rows, C
-    keep = torch.from_numpy(views.transpose).to(device)[:, None, None, None]
-    pixels = torch.where(keep, pixels, pixels.transpose(1, 2))
 
-    pixels = _colour(pixels.reshape(batch, size * size, 3), views)
-    normalised = pixels.clamp_(0, 1).sub_(pixels.new_tensor(MEAN)).div_(pixels.new_tensor(STD))
-    # Channels stay last in memory, which is also how convolutions like them.
-    return normalised.view(batch, size, size, 3).permute(0, 3, 1, 2)
+def both_views(
+    config: ViewConfig, seed: int, tiles: Tensor, numbers: npt.NDArray[np.int64], size: int
+) -> Tensor:
+    """Two views of each tile (B, H, W, C), of 0 to 255: float32 (2 B, C, S, S), as `make_views`.
+
+    The first views of all tiles come before the second views of all.
+
+    Args:
+        tiles: uint8, or float of the same range.
+        numbers: sample numbers (B,), which the views depend on.
+    """
+    return _render(tiles, [draw_views(config, seed, numbers, view) for view in (0, 1)], size)
+
+
+def make_views(tiles: Tensor, views: Views, size: int) -> Tensor:
+    """Apply drawn views to tiles (B, H, W, C) of 0 to 255, uint8 or float.
+
+    Returns float32 (B, C, S, S), normalised with `MEAN` and `STD` to -1 to 1. Channels are last in
+    memory, which is how convolutions like them.
+    """
+    return _render(tiles, [views], size)
+
+
+def _render(tiles: Tensor, rounds: Sequence[Views], size: int) -> Tensor:
+    count, height, width, channels = tiles.shape
+    chunk = min(_CHUNK.get(tiles.device.type, _CHUNK_ELSEWHERE), count)
+    plans = [_plan(views, (height, width), size, chunk, tiles.device) for views in rounds]
+    out = torch.empty(
+        (len(rounds), count, size, size, channels), dtype=torch.float32, device=tiles.device
+    )
+    for number, first in enumerate(range(0, count, chunk)):
+        part = slice(first, first + chunk)
+        pixels = tiles[part].reshape(-1, height, width * channels).float()
+        for made, plan in zip(out, plans, strict=True):
+            made[part] = _view(pixels, plan, part, number, size)
+    return out.view(-1, size, size, channels).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Views of a batch as sums and matrices on the device; what no sample needs is None."""
+
+    rows: LineSums
+    columns: LineSums
+    stained: Flags
+    stain: tuple[Tensor, Tensor]
+    coloured: bool
+    colour: tuple[Tensor, Tensor]
+    blurred: Flags
+    blur: LineSums | None
+    turned: Tensor
+
+
+def _plan(
+    views: Views, shape: tuple[int, int], size: int, chunk: int, device: torch.device
+) -> _Plan:
+    rows = crop_taps(views.top, views.height, views.flip_y, size, shape[0], device)
+    columns = crop_taps(views.left, views.width, views.flip_x, size, shape[1], device)
+    blurred = views.sigma > 0
+    blur = blur_taps(views.sigma * size, size, device) if blurred.any() else None
+    stain = stain_matrices(views.stain_scale, views.stain_shift)
+    factors = (views.brightness, views.contrast, views.saturation)
+    colour = colour_matrices(*factors, views.hue)
+    return _Plan(
+        rows=LineSums(rows, shape[0], chunk),
+        columns=LineSums(columns, shape[1], chunk),
+        stained=(views.stain_scale != 1).any(axis=1) | (views.stain_shift != 0).any(axis=1),
+        stain=(on_device(stain[0], device), on_device(stain[1], device)),
+        coloured=bool(views.hue.any()) or any((factor != 1).any() for factor in factors),
+        colour=(on_device(colour[0], device), on_device(colour[1], device)),
+        blurred=blurred,
+        blur=None if blur is None else LineSums(blur, size, chunk),
+        turned=torch.from_numpy(views.transpose).to(device)[:, None, None, None],
+    )
+
+
+def _view(pixels: Tensor, plan: _Plan, part: slice, number: int, size: int) -> Tensor:
+    """One view of a chunk of tiles, float32 (B, H, W · C) of 0 to 255: (B, S, S, C), normalised."""
+    batch = len(pixels)
+    lines = plan.rows.apply(pixels, number).view(batch, size, -1, 3)
+    # From here on planes of colour, whose lines are the columns of the tile.
+    lines = plan.columns.apply(lines.permute(3, 0, 2, 1).contiguous(), number)
+    planes = lines.view(3, batch, size * size).transpose(0, 1).mul_(1 / 255)
+    planes = _change_stains(planes, plan, part)
+    if plan.coloured:
+        matrix, grey = plan.colour
+        planes = change_colour(planes, matrix[part], grey[part])
+    mean, std = planes.new_tensor(MEAN)[:, None], planes.new_tensor(STD)[:, None]
+    planes = planes.clamp_(0, 1).sub_(mean).div_(std)
+
+    lines = planes.transpose(0, 1).view(3, batch, size, size)
+    blur = plan.blur if plan.blurred[part].any() else None
+    if blur is not None:
+        lines = blur.apply(lines, number)
+    as_it_is, turned = lines.permute(1, 3, 2, 0), lines.permute(1, 2, 3, 0)
+    picture = torch.where(plan.turned[part], turned, as_it_is)
+    if blur is not None:
+        picture = blur.apply(picture.reshape(batch, size, size * 3), number)
+    return picture.view(batch, size, size, 3)
+
+
+def _change_stains(planes: Tensor, plan: _Plan, part: slice) -> Tensor:
+    some = np.flatnonzero(plan.stained[part])
+    matrix, offset = plan.stain[0][part], plan.stain[1][part]
+    if len(some) == len(planes):
+        return change_stain(planes, matrix, offset)
+    if len(some):
+        index = torch.from_numpy(some).to(planes.device)
+        planes[index] = change_stain(planes[index], matrix[index], offset[index])
+    return planes
 
 
 def _between(u: Floats, low: float, high: float) -> Floats:
@@ -125,58 +233,3 @@ def _between(u: Floats, low: float, high: float) -> Floats:
 
 def _around_one(u: Floats, spread: float) -> Floats:
     return _between(u, 1 - spread, 1 + spread)
-
-
-def _resampling(
-    start: Floats, extent: Floats, flip: Flags, size: int, length: int, device: torch.device
-) -> Tensor:
-    """Weights (B, S, length) that take a line of `length` pixels to `size` pixels of a crop."""
-    first = _on(start * length, device)[:, None, None]
-    step = _on(extent * length / size, device)[:, None, None]
-    out = torch.arange(size, device=device, dtype=torch.float32)[None, :, None]
-    reverse = torch.from_numpy(flip).to(device)[:, None, None]
-    out = torch.where(reverse, size - 1 - out, out)
-    pixel = torch.arange(length, device=device, dtype=torch.float32)[None, None, :]
-    distance = (pixel + 0.5 - first - (out + 0.5) * step) / step.clamp(min=1)
-    weights = (1 - distance.abs()).clamp(min=0)
-    return weights / weights.sum(dim=2, keepdim=True)
-
-
-def _blurring(sigma_px: Floats, size: int, device: torch.device) -> Tensor:
-    """Weights (B, S, S) of a Gaussian over a line of S pixels that reflects at its ends.
-
-    Pixel -k is pixel k, and pixel S - 1 + k is S - 1 - k, as torch's `reflect` padding has it.
-    """
-    distance = torch.arange(2 * size - 1, device=device, dtype=torch.float32)
-    scale = -0.5 / _on(np.maximum(sigma_px, _SHARPEST) ** 2, device)[:, None]
-    gauss = torch.exp(scale * distance**2)  # (B, 2 S - 1)
-    out = torch.arange(size, device=device)[:, None]
-    pixel = torch.arange(size, device=device)[None, :]
-    weights = gauss[:, (out - pixel).abs()]
-    weights += gauss[:, out + pixel] * (pixel > 0)
-    weights += gauss[:, 2 * (size - 1) - out - pixel] * (pixel < size - 1)
-    return weights / weights.sum(dim=2, keepdim=True)
-
-
-def _colour(pixels: Tensor, views: Views) -> Tensor:
-    """Saturation, hue, contrast and brightness of RGB in 0 to 1, (B, P, C), not yet clamped.
-
-    Saturation and hue scale and turn the chroma plane of YIQ, so they leave grey values alone;
-    contrast pulls towards the mean grey. But for the clamping in between and the shape of the hue
-    circle (torchvision turns HSV) these are the operations of SimCLR.
-    """
-    angle = 2 * np.pi * views.hue
-    chroma = np.zeros((len(angle), 3, 3))
-    chroma[:, 0, 0] = 1
-    chroma[:, 1, 1] = chroma[:, 2, 2] = views.saturation * np.cos(angle)
-    chroma[:, 2, 1] = views.saturation * np.sin(angle)
-    chroma[:, 1, 2] = -chroma[:, 2, 1]
-    scale = views.brightness * views.contrast
-    matrix = _on(scale[:, None, None] * (_YIQ_BACK @ chroma @ _YIQ), pixels.device)
-    grey = pixels.mean(dim=1) @ pixels.new_tensor(LUMA)  # (B,)
-    offset = _on(views.brightness * (1 - views.contrast), pixels.device) * grey
-    return torch.baddbmm(offset[:, None, None], pixels, matrix.transpose(1, 2))
-
-
-def _on(values: Floats, device: torch.device) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32)).to(device)

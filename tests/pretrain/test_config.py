@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from pretrain.config import ARCHS, TrainConfig
-from pretrain.viewconfig import ViewConfig
 from pretrain.errors import ConfigError
 
 
@@ -39,20 +38,3 @@ def test_a_setting_out_of_range_is_refused_by_name_and_value(field: str, value: 
 def test_an_unknown_architecture_is_answered_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=", ".join(ARCHS)):
         TrainConfig(arch="alexnet")
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("crop_area", (0.0, 1.0)),
-        ("crop_area", (0.9, 0.8)),
-        ("crop_ratio", (-1.0, 1.0)),
-        ("blur_sigma", (0.2, 0.1)),
-        ("jitter_probability", 1.5),
-        ("brightness", 1.0),
-        ("hue", 0.6),
-    ],
-)
-def test_views_out_of_range_are_refused(field: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=field):
-        ViewConfig(**{field: value})
