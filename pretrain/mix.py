@@ -23,7 +23,8 @@ from manifests.layout import COMMIT_FILE
 from manifests.model import Resolution
 from manifests.store import open_store
 from manifests.tileset import TileSet
-from pretrain.config import ALL_SPLITS, TrainConfig
+from pretrain.config import ALL_SPLITS, TRAIN_SPLIT, TrainConfig
+from pretrain.errors import ConfigError
 from pretrain.shares import Key, balance_fields, check_balance, key_values, name_of, weigh
 
 _LOOKING_THREADS = 16
@@ -158,11 +159,27 @@ def slide_hash(slide: str) -> str:
     return sha256(slide.encode())[:_HASH_DIGITS]
 
 
+def pick_split(config: TrainConfig, manifest: Manifest) -> str:
+    """The split to draw from; never by default one that is there to test with.
+
+    Raises:
+        ConfigError: the manifest has no such split.
+    """
+    names = {name for entry in manifest.stores for name in entry.split_names}
+    if config.split is None:
+        return TRAIN_SPLIT if names else ALL_SPLITS
+    if config.split != ALL_SPLITS and config.split not in names:
+        known = ", ".join(sorted(names)) or "none"
+        raise ConfigError(f"the manifest has no split {config.split!r}; it has {known}")
+    return config.split
+
+
 def resolve_mix(manifest: Manifest, config: TrainConfig) -> Mix:
     """The mix of a manifest's finished stores, of the tiles that it selects.
 
     Args:
-        config: of it count `balance`, `mix_temperature`, `weight`, `split` and `resize`.
+        config: of it count `balance`, `mix_temperature`, `weight`, `split` (None: all tiles,
+            whatever their split) and `resize`.
 
     Raises:
         ConfigError: a field or a weight does not fit the manifest, or tiles are of different sizes.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -67,8 +66,15 @@ def _draw(path: Path) -> Sampling:
         sampler.draw(number)
     times.append(time.perf_counter())
     load_s, mix_s, sampler_s, draws_s = (b - a for a, b in itertools.pairwise(times))
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Sampling(mix.tiles, load_s, mix_s, sampler_s, draws_s / _DRAWS * 1e6, peak_mib)
+    return Sampling(mix.tiles, load_s, mix_s, sampler_s, draws_s / _DRAWS * 1e6, _peak_mib())
+
+
+def _peak_mib() -> float:
+    # The operating system's own record (Linux): `getrusage` would count the parent's, too.
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("the peak of memory is not known here")
 
 
 def main() -> None:

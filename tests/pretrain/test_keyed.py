@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.keyed import key_of, permute, uniforms
+from pretrain.keyed import key_of, permute, subkey, uniforms
 
 KEYS = st.integers(0, 2**64 - 1)
 
@@ -51,6 +53,22 @@ def test_a_position_outside_is_refused() -> None:
 def test_keys_depend_on_every_part_and_on_order() -> None:
     keys = {key_of(), key_of(0), key_of(0, 0), key_of(1, 0), key_of(0, 1), key_of("a"), key_of("0")}
     assert len(keys) == 7
+
+
+def test_keys_of_many_things_differ_from_each_other_and_from_those_of_another_key() -> None:
+    keys = [subkey(key, number) for key in (0, 1, key_of(5)) for number in range(1000)]
+    assert len(set(keys)) == 3000
+    assert all(0 <= key < 2**64 for key in keys)
+
+
+def test_orders_of_neighbouring_keys_have_nothing_in_common() -> None:
+    orders = np.array([[permute(subkey(7, k), 50, i) for i in range(50)] for k in range(400)])
+    same = (orders[1:] == orders[:-1]).mean()
+    # Five standard deviations around one in fifty.
+    assert abs(same - 0.02) < 5 * np.sqrt(0.02 * 0.98 / (399 * 50))
+    # Pairs of places, too: each of all pairs of values is equally likely.
+    pairs = Counter((int(a) // 10, int(b) // 10) for a, b in orders[:, :2])
+    assert len(pairs) == 25
 
 
 def test_a_row_of_numbers_does_not_depend_on_the_others() -> None:
