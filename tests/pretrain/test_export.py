@@ -23,7 +23,9 @@ from pretrain.encoder import load_encoder  # noqa: E402
 from pretrain.errors import CheckpointError, ConfigError  # noqa: E402
 from pretrain.export import export_run  # noqa: E402
 from pretrain.model import build_model  # noqa: E402
+from pretrain.train import train  # noqa: E402
 from tests.manifests.make import tile_pixels  # noqa: E402
+from tests.pretrain.make import two_by_two  # noqa: E402
 
 MIX: dict[str, Any] = {
     "split": "train",
@@ -123,6 +125,17 @@ def test_an_average_is_exported_where_there_is_one(
     exported = export_run(run, tmp_path / "e.safetensors", ema=ema)
     assert_is(exported.encoder, config, seed)
     assert exported.info.averaged == (seed == 107)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_runs_own_encoder_is_what_would_be_exported(tmp_path: Path, ema: float) -> None:
+    config = config_of(
+        ema=ema, batch_size=4, max_steps=2, monitor_every=0, tensorboard=False, device="cpu"
+    )
+    result = train(config, two_by_two(tmp_path / "data"), tmp_path / "run")
+    exported = export_run(tmp_path / "run", tmp_path / "e.safetensors")
+    assert exported.encoder.read_bytes() == result.encoder.read_bytes()
+    assert exported.info.averaged == (ema > 0)
 
 
 def test_an_average_that_is_not_there_is_not_made_up(run: Path, tmp_path: Path) -> None:
