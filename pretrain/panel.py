@@ -100,9 +100,11 @@ def choose_panel(manifest: Manifest, mix: Mix, config: TrainConfig) -> Panel:
 
 
 def _check_field(train: Pool, name: str | None) -> None:
+    # Pictures of packed stores may know names that no entry does.
+    if name is None or any(entry.packed for entry in train.entries()):
+        return
     known = known_names(train)
-    pictures = any(entry.packed for entry in train.entries())
-    if name is not None and name not in known and not pictures:
+    if name not in known:
         raise ConfigError(
             f"knn-field is {name!r}, which no slide has a value of; choose one of "
             f"{', '.join(known)}"
