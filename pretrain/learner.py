@@ -7,8 +7,9 @@ next update depends on can be taken out as tensors and JSON, and put back in.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,23 +19,27 @@ from torch import Tensor, nn
 from manifests.files import Json
 from pretrain.augment import both_views
 from pretrain.errors import CheckpointError
-from pretrain.model import build_model
+from pretrain.keyed import key_of
+from pretrain.model import SimClr, build_model
 from pretrain.plan import Plan
 from pretrain.ranks import Ranks, synchronise_norms, wrap
 from pretrain.schedule import Ema, learning_rate, make_optimizer, peak_rate
 from pretrain.step import StepSettings, forward_backward
 
+Views = Callable[[slice], Tensor]
+
 CHANNELS_LAST = torch.channels_last
 """Convolutions are about twice as fast on a CPU with channels last, and faster on a GPU."""
 
 
-@dataclass(frozen=True, slots=True)
 class NotFinite(Exception):
     """The loss or a gradient is no number, and was none at full precision either."""
 
-    loss: float
-    places: tuple[int, ...]
-    """Places in this rank's part of the batch whose embeddings are no numbers; perhaps none."""
+    def __init__(self, loss: float, places: tuple[int, ...]) -> None:
+        super().__init__(f"the loss is {loss}")
+        self.loss = loss
+        self.places = places
+        """Places in this rank's part of the batch whose embeddings are no numbers; perhaps none."""
 
 
 class Learner:
@@ -56,35 +61,48 @@ class Learner:
             grad_cache=config.grad_cache,
             bf16=config.precision == "bf16",
         )
-        self.model = build_model(config).to(ranks.device).to(memory_format=CHANNELS_LAST).train()
-        synchronise_norms(self.model, ranks)
+        model = build_model(config).to(ranks.device).to(memory_format=CHANNELS_LAST).train()
+        self.model = cast(SimClr, synchronise_norms(model, ranks))
+        self.ema = Ema(self.model, config.ema) if config.ema else None
+        self.optimizer = make_optimizer(self.model, config)
         if config.compile:
             self.model.compile()
         self._wrapped = wrap(self.model, ranks)
-        self.optimizer = make_optimizer(self.model, config)
-        self.ema = Ema(self.model, config.ema) if config.ema else None
 
     @property
-    def exported(self) -> nn.Module:
+    def exported(self) -> SimClr:
         """The network as it would be exported: the average of the weights if there is one."""
-        return self.model if self.ema is None else self.ema.model
+        return self.model if self.ema is None else cast(SimClr, self.ema.model)
 
-    def update(
-        self, tiles: Tensor, numbers: npt.NDArray[np.int64], ids: Tensor, step: int
-    ) -> tuple[float, float]:
-        """One update; returns the loss before it and the learning rate.
+    def views(self, tiles: Tensor, numbers: npt.NDArray[np.int64]) -> Views:
+        """What gives both views of some tiles when they are needed.
 
         Args:
             tiles: uint8 (b, H, W, 3) on the device.
             numbers: sample numbers, (b,).
+        """
+        config, size = self._plan.config, self._plan.image_size
+
+        def views(part: slice) -> Tensor:
+            return both_views(config.views, config.seed, tiles[part], numbers[part], size)
+
+        return views
+
+    def update(self, views: Views, ids: Tensor, step: int) -> tuple[float, float]:
+        """One update; returns the loss before it and the learning rate.
+
+        Args:
+            views: gives the first, then the second views (2n, 3, S, S) of n of the b tiles.
             ids: int64 (b,) on the device; equal ids are the same tile.
             step: from 1.
 
         Raises:
             NotFinite: the loss or a gradient is no number; nothing was updated.
         """
+        # What dropout leaves out depends on the step, not on what was drawn before.
+        torch.manual_seed(key_of(self._plan.config.seed, "network", step, self._ranks.rank) >> 1)
         lr = learning_rate(step - 1, self._plan.steps, self._peak, self._plan.config.warmup)
-        loss = self._gradients(tiles, numbers, ids)
+        loss = self._gradients(views, ids)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
@@ -92,32 +110,20 @@ class Learner:
             self.ema.update(self.model)
         return loss, lr
 
-    def _gradients(self, tiles: Tensor, numbers: npt.NDArray[np.int64], ids: Tensor) -> float:
-        config, size = self._plan.config, self._plan.image_size
-
-        def views(part: slice) -> Tensor:
-            return both_views(config.views, config.seed, tiles[part], numbers[part], size)
-
+    def _gradients(self, views: Views, ids: Tensor) -> float:
         # Running statistics of a pass that gave no number must not stay.
         kept = [buffer.clone() for buffer in self.model.buffers()]
         for settings in self._attempts():
             self.optimizer.zero_grad(set_to_none=True)
             loss = float(forward_backward(self._wrapped, views, ids, settings, self._ranks))
-            if self._ranks.any(not math.isfinite(loss) or not self._finite_gradients()):
-                for buffer, before in zip(self.model.buffers(), kept, strict=True):
-                    buffer.copy_(before)
-                continue
-            return loss
-        raise NotFinite(loss, self._bad_places(views, len(tiles)))
+            if not self._ranks.any(not math.isfinite(loss) or not self._finite_gradients()):
+                return loss
+            for buffer, before in zip(self.model.buffers(), kept, strict=True):
+                buffer.copy_(before)
+        raise NotFinite(loss, self._bad_places(views, len(ids)))
 
     def _attempts(self) -> list[StepSettings]:
-        full = StepSettings(
-            temperature=self.settings.temperature,
-            decoupled=self.settings.decoupled,
-            accumulate=self.settings.accumulate,
-            grad_cache=self.settings.grad_cache,
-            bf16=False,
-        )
+        full = replace(self.settings, bf16=False)
         return [self.settings, full] if self.settings.bf16 else [full]
 
     def _finite_gradients(self) -> bool:
@@ -125,8 +131,7 @@ class Learner:
         return bool(torch.isfinite(nn.utils.get_total_norm(gradients)))
 
     @torch.no_grad()
-    def _bad_places(self, views: object, count: int) -> tuple[int, ...]:
-        assert callable(views)
+    def _bad_places(self, views: Views, count: int) -> tuple[int, ...]:
         self.model.eval()
         embeddings = self.model(views(slice(0, count)))
         self.model.train()
@@ -148,9 +153,6 @@ class Learner:
                     tensors[f"optimizer.{place}.{name}"] = value
                 else:
                     numbers[f"{place}.{name}"] = value
-        tensors["random.cpu"] = torch.get_rng_state()
-        if self._ranks.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self._ranks.device)
         return tensors, {"optimizer": numbers, "groups": found["param_groups"]}
 
     def load(self, tensors: Mapping[str, Tensor], state: Json) -> None:
@@ -168,9 +170,6 @@ class Learner:
             raise CheckpointError(
                 f"the checkpoint is not one of a {self._plan.config.arch} as it is set up here"
             ) from error
-        torch.set_rng_state(tensors["random.cpu"])
-        if self._ranks.device.type == "cuda" and "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"], self._ranks.device)
 
     def _load_optimizer(self, tensors: Mapping[str, Tensor], state: Json) -> None:
         found: dict[int, dict[str, object]] = {}

@@ -6,6 +6,7 @@ A batch is B tiles over all ranks together; an epoch is as many whole batches as
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import torch
 
 from manifests import Manifest, ManifestError, load_manifest
 from manifests.files import Json
-from pretrain.config import ALL_SPLITS, BATCH_SIZE, IMAGE_SIZE_PX, TRAIN_SPLIT, TrainConfig
+from pretrain.config import BATCH_SIZE, IMAGE_SIZE_PX, TrainConfig
 from pretrain.encoder import histotile_version
 from pretrain.errors import ConfigError
-from pretrain.mix import Mix, resolve_mix
+from pretrain.mix import Mix, pick_split, resolve_mix
+
+_MOST_READING_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class Plan:
     """Pixels of a view's side."""
     steps_per_epoch: int
     steps: int
+    threads: int
+    """That read tiles, in each process."""
     out: Path
 
     def recipe(self) -> Json:
@@ -68,7 +73,7 @@ def make_plan(config: TrainConfig, manifest: str | Path, out: str | Path, world:
         precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     config = replace(
         config,
-        split=_split(config, loaded),
+        split=pick_split(config, loaded),
         device=device,
         precision=precision,
         lr_rule=config.rule,
@@ -88,6 +93,7 @@ def make_plan(config: TrainConfig, manifest: str | Path, out: str | Path, world:
         image_size=image_size,
         steps_per_epoch=steps_per_epoch,
         steps=steps if config.max_steps is None else min(steps, config.max_steps),
+        threads=config.threads or _threads(),
         out=Path(out),
     )
 
@@ -105,15 +111,11 @@ def pick_device(name: str) -> str:
     return name
 
 
-def _split(config: TrainConfig, manifest: Manifest) -> str:
-    """The split to train on; never by default one that is there to test with."""
-    names = {name for entry in manifest.stores for name in entry.split_names}
-    if config.split is None:
-        return TRAIN_SPLIT if names else ALL_SPLITS
-    if config.split != ALL_SPLITS and config.split not in names:
-        known = ", ".join(sorted(names)) or "none"
-        raise ConfigError(f"the manifest has no split {config.split!r}; it has {known}")
-    return config.split
+def _threads() -> int:
+    """Half of the CPUs that each process on this machine may have; the network needs some, too."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MOST_READING_THREADS, max(1, mine // (2 * processes)))
 
 
 def _batch_size(config: TrainConfig, mix: Mix, world: int) -> int:

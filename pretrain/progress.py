@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from manifests.files import Json
-from pretrain.monitor import Scores
 from pretrain.plan import Plan
+from pretrain.scores import Scores
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,9 @@ from pathlib import Path
 
 import torch
 
-from pretrain.augment import MEAN, STD
 from pretrain.checkpoint import newest_checkpoint, write_checkpoint
 from pretrain.config import TrainConfig
-from pretrain.encoder import ENCODER_FILE, EncoderInfo, histotile_version, save_encoder
+from pretrain.encoder import ENCODER_FILE, describe, save_encoder
 from pretrain.errors import DiskFull, Interrupted, TrainingError
 from pretrain.feed import Fed, feed
 from pretrain.learner import Learner, NotFinite
@@ -36,7 +35,6 @@ from pretrain.runfolder import begin_folder, check_folder, locked
 from pretrain.sampler import Sampler
 from pretrain.stopping import Stopper
 
-_MAX_READ_THREADS = 8
 _TILES_NAMED = 5
 
 
@@ -83,7 +81,8 @@ def _torch_as_asked(config: TrainConfig) -> Iterator[None]:
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not config.deterministic
     try:
-        yield
+        with torch.random.fork_rng():
+            yield
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
@@ -140,7 +139,8 @@ class _Run:
         with contextlib.ExitStack() as stack:
             log = None
             if self._ranks.is_first:
-                log = RunLog(plan.out, progress.step, tensorboard=plan.config.tensorboard)
+                after = progress.step or None
+                log = RunLog(plan.out, after, tensorboard=plan.config.tensorboard)
                 stack.callback(log.close)
             self._steps(log)
         if self._ranks.is_first:
@@ -151,11 +151,10 @@ class _Run:
         plan, progress, config = self._plan, self._progress, self._plan.config
         if progress.step == 0:
             self._look(log)
-        threads = config.threads or min(_MAX_READ_THREADS, max(1, (os.cpu_count() or 1) // 2))
         todo = range(progress.step, plan.steps)
         saved_at = time.monotonic()
         clock = Clock(plan.batch_size)
-        with closing(feed(self._loader, todo, threads, self._ranks.device)) as batches:
+        with closing(feed(self._loader, todo, plan.threads, self._ranks.device)) as batches:
             for fed in batches:
                 self._step(fed, log, clock)
                 if self._is_time_to_look():
@@ -178,7 +177,8 @@ class _Run:
         step = fed.step + 1
         self._note_damage(fed)
         try:
-            loss, lr = self._learner.update(fed.tiles, fed.numbers, fed.ids, step)
+            views = self._learner.views(fed.tiles, fed.numbers)
+            loss, lr = self._learner.update(views, fed.ids, step)
         except NotFinite as error:
             raise TrainingError(self._what_is_not_finite(error, fed, step)) from error
         clock.step(fed.waited_s)
@@ -234,7 +234,7 @@ class _Run:
         step, network = self._progress.step, self._learner.exported
         scores = self._monitor.measure(network.encoder, network.head, self._ranks.device)
         self._progress.scores = scores
-        log.scores(step, self._plan.epoch_of(max(1, step)), scores)
+        log.scores(step, scores)
         picture = self._plan.out / "neighbours.png"
         self._monitor.picture(picture)
         log.picture(step, picture)
@@ -263,19 +263,12 @@ class _Run:
 
     def _save_encoder(self) -> None:
         plan = self._plan
-        info = EncoderInfo(
-            arch=plan.config.arch,
-            mean=MEAN,
-            std=STD,
-            image_size=plan.image_size,
-            tile_size=plan.mix.tile_size,
-            mpp=plan.mix.mpps,
-            mix=plan.mix.to_json(),
-            config=plan.recipe(),
+        info = describe(
+            plan.recipe(),
+            plan.mix.to_json(),
             steps=self._progress.step,
+            averaged=self._learner.ema is not None,
             damaged_tiles=len(self._progress.damaged),
-            manifest_sha256=plan.manifest_sha256,
-            histotile=histotile_version(),
         )
         save_encoder(self._encoder, self._learner.exported.encoder, info)
 

@@ -18,9 +18,9 @@ from pretrain.errors import ConfigError
 
 if TYPE_CHECKING:
     from pretrain.config import TrainConfig
-    from pretrain.monitor import Scores
     from pretrain.plan import Plan
     from pretrain.progress import StepMetrics, TrainResult
+    from pretrain.scores import Scores
 
 _SECONDS_PER_LINE = 5.0
 _STRATA_SHOWN = 12

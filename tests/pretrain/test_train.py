@@ -7,22 +7,35 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-import pretrain.train as training  # noqa: E402
+import pretrain.learner as learning  # noqa: E402
 from manifests import ManifestError, StoreError, load_manifest, save_manifest  # noqa: E402
+from pretrain.checkpoint import checkpoints  # noqa: E402
 from pretrain.config import TrainConfig  # noqa: E402
 from pretrain.encoder import load_encoder  # noqa: E402
 from pretrain.errors import ConfigError, TrainingError  # noqa: E402
-from pretrain.train import Plan, StepMetrics, train  # noqa: E402
+from pretrain.plan import Plan  # noqa: E402
+from pretrain.scores import Scores  # noqa: E402
+from pretrain.train import StepMetrics, train  # noqa: E402
 from tests.manifests.make import tile_pixels  # noqa: E402
 from tests.pretrain.make import damage_tile, make_slide, save, two_by_two  # noqa: E402
 
-TINY = TrainConfig(batch_size=8, image_size=32, epochs=1, projection_dim=16, device="cpu")
+TINY = TrainConfig(
+    arch="test_resnet",
+    batch_size=8,
+    image_size=32,
+    epochs=1,
+    projection_dim=16,
+    device="cpu",
+    monitor_every=0,
+    tensorboard=False,
+)
 
 
 @pytest.fixture
@@ -38,6 +51,8 @@ def test_a_run_leaves_its_settings_mix_metrics_and_encoder(manifest: Path, tmp_p
     out = tmp_path / "run"
     result = train(TINY, manifest, out)
     assert sorted(p.name for p in out.iterdir()) == [
+        ".lock",
+        "checkpoints",
         "config.json",
         "encoder.safetensors",
         "metrics.jsonl",
@@ -47,20 +62,22 @@ def test_a_run_leaves_its_settings_mix_metrics_and_encoder(manifest: Path, tmp_p
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert set(lines[0]) == {"step", "epoch", "loss", "lr", "images_per_s", "data_wait"}
     assert all(0 <= line["data_wait"] <= 1 and line["images_per_s"] > 0 for line in lines)
+    assert [path.name for path in checkpoints(out)] == ["step-000000004.safetensors"]
     assert (result.first_loss, result.final_loss) == (lines[0]["loss"], lines[-1]["loss"])
     assert json.loads((out / "config.json").read_text())["train"]["batch_size"] == 8
 
 
 def test_the_encoder_says_what_it_was_trained_on(manifest: Path, tmp_path: Path) -> None:
     result = train(TINY, manifest, tmp_path / "run")
-    model, info = load_encoder(result.encoder)
-    assert (info.arch, info.image_size, info.tile_size, info.steps) == ("resnet18", 32, 32, 4)
+    model, transform = load_encoder(result.encoder)
+    info = transform.info
+    assert (info.arch, info.image_size, info.tile_size, info.steps) == ("test_resnet", 32, 32, 4)
     assert info.mean == info.std == (0.5, 0.5, 0.5)
     assert info.mpp == ((0.5, 0.5),)
     assert info.manifest_sha256 == hashlib.sha256(manifest.read_bytes()).hexdigest()
     assert info.mix == json.loads((tmp_path / "run" / "mix.json").read_text())
     assert info.config == json.loads((tmp_path / "run" / "config.json").read_text())
-    strata = {(s["stain"], s["organ"]): s["tiles"] for s in info.mix["strata"]}
+    strata = {(s["fields"]["stain"], s["fields"]["organ"]): s["tiles"] for s in info.mix["strata"]}
     assert strata == {(s, o): 8 for s in ("H&E", "Ki67") for o in ("colon", "lung")}
     with torch.no_grad():
         assert torch.isfinite(model(torch.zeros(1, 3, 32, 32))).all()
@@ -77,7 +94,7 @@ def test_a_run_never_takes_test_slides_unless_told(manifest: Path, tmp_path: Pat
         train(replace(TINY, max_steps=1, split=split), manifest, tmp_path / name)
         mix = json.loads((tmp_path / name / "mix.json").read_text())
         config = json.loads((tmp_path / name / "config.json").read_text())["train"]
-        return mix["tiles"], config["split"], {stratum["stain"] for stratum in mix["strata"]}
+        return mix["tiles"], config["split"], {stratum["fields"]["stain"] for stratum in mix["strata"]}
 
     assert trained_on("default") == (16, "train", {"H&E"})
     assert trained_on("test", "test") == (16, "test", {"Ki67"})
@@ -115,7 +132,7 @@ def test_an_epoch_is_as_many_whole_batches_as_there_are_tiles(
 def test_max_steps_ends_a_run_within_an_epoch(manifest: Path, tmp_path: Path) -> None:
     result = train(replace(TINY, epochs=5, max_steps=3), manifest, tmp_path / "run")
     assert result.steps == 3
-    assert load_encoder(result.encoder)[1].steps == 3
+    assert load_encoder(result.encoder)[1].info.steps == 3
 
 
 class Recorder:
@@ -124,8 +141,10 @@ class Recorder:
     def __init__(self) -> None:
         self.plans: list[Plan] = []
         self.steps: list[StepMetrics] = []
+        self.looks: list[tuple[int, Scores]] = []
+        self.broken: list[tuple[str, int]] = []
 
-    def started(self, plan: Plan) -> None:
+    def started(self, plan: Plan, step: int) -> None:
         assert not self.steps
         assert (plan.out / "config.json").is_file()
         assert (plan.out / "mix.json").is_file()
@@ -133,6 +152,12 @@ class Recorder:
 
     def stepped(self, metrics: StepMetrics) -> None:
         self.steps.append(metrics)
+
+    def looked(self, step: int, scores: Scores) -> None:
+        self.looks.append((step, scores))
+
+    def damaged(self, slide: str, tile: int) -> None:
+        self.broken.append((slide, tile))
 
 
 def test_what_is_left_open_is_settled_by_the_data_before_the_first_step(
@@ -147,19 +172,6 @@ def test_what_is_left_open_is_settled_by_the_data_before_the_first_step(
     assert [metrics.step for metrics in recorder.steps] == [1]
 
 
-def test_an_interrupted_run_keeps_the_encoder_of_its_last_whole_epoch(
-    manifest: Path, tmp_path: Path
-) -> None:
-    class Interrupter(Recorder):
-        def stepped(self, metrics: StepMetrics) -> None:
-            if metrics.step == 6:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(replace(TINY, epochs=2), manifest, tmp_path / "run", Interrupter())
-    assert load_encoder(tmp_path / "run" / "encoder.safetensors")[1].steps == 4
-
-
 def test_damaged_tiles_are_replaced_and_counted(tmp_path: Path) -> None:
     entry = make_slide(tmp_path, "a", {"0.5": tile_pixels(12)})
     damage_tile(tmp_path / "a.zarr", "0.5", 0)
@@ -167,23 +179,96 @@ def test_damaged_tiles_are_replaced_and_counted(tmp_path: Path) -> None:
     assert result.damaged in ((), (("a", 0),))
     result = train(replace(TINY, batch_size=12), save(tmp_path, entry), tmp_path / "all")
     assert result.damaged == (("a", 0),)
-    assert load_encoder(result.encoder)[1].damaged_tiles == 1
+    assert load_encoder(result.encoder)[1].info.damaged_tiles == 1
 
 
-def test_a_loss_that_is_no_number_stops_the_run_naming_the_step(
+def test_features_are_looked_at_before_the_first_step_and_after_each_epoch(
+    manifest: Path, tmp_path: Path
+) -> None:
+    recorder = Recorder()
+    config = replace(TINY, epochs=2, monitor_every=1)
+    result = train(config, manifest, tmp_path / "run", recorder)
+    assert [step for step, _ in recorder.looks] == [0, 4, 8]
+    assert result.scores == recorder.looks[-1][1]
+    assert all(math.isfinite(scores.uniformity) for _, scores in recorder.looks)
+    looked = [line for line in metrics_of(tmp_path / "run") if "uniformity" in line]
+    assert [line["step"] for line in looked] == [0, 4, 8]
+
+
+def test_looking_at_the_features_changes_no_weight(manifest: Path, tmp_path: Path) -> None:
+    blind = train(TINY, manifest, tmp_path / "blind")
+    seeing = train(replace(TINY, monitor_every=0.5), manifest, tmp_path / "seeing")
+    weights = [load_encoder(result.encoder)[0].state_dict() for result in (blind, seeing)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_an_average_of_the_weights_is_exported_where_one_is_kept(
+    manifest: Path, tmp_path: Path
+) -> None:
+    last = train(TINY, manifest, tmp_path / "last")
+    mean = train(replace(TINY, ema=0.9), manifest, tmp_path / "mean")
+    weights = [load_encoder(result.encoder)[0].state_dict() for result in (last, mean)]
+    assert not torch.equal(weights[0]["conv1.0.weight"], weights[1]["conv1.0.weight"])
+    assert last.final_loss == mean.final_loss
+
+
+@pytest.mark.parametrize(
+    ("precision", "losses", "ends_at"),
+    [
+        ("fp32", [1.0, math.nan], 2),
+        ("bf16", [1.0, math.nan, math.inf], 2),
+        ("bf16", [1.0, math.nan, 1.0, math.nan, math.nan], 3),
+    ],
+    ids=["full precision", "half and full", "saved once"],
+)
+def test_a_loss_that_is_no_number_stops_the_run_after_a_retry_at_full_precision(
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    losses: list[float],
+    ends_at: int,
+) -> None:
+    left, precisions = iter(losses), []
+    real = learning.forward_backward
+
+    def fake(model: Any, views: Any, ids: Any, settings: Any, ranks: Any) -> Any:
+        real(model, views, ids, settings, ranks)
+        precisions.append(settings.bf16)
+        return torch.tensor(next(left))
+
+    monkeypatch.setattr(learning, "forward_backward", fake)
+    words = rf"the loss became (nan|inf) at step {ends_at}.*first tile is (colon|lung)-\d/0\.5/\d"
+    with pytest.raises(TrainingError, match=words):
+        train(replace(TINY, precision=precision), manifest, tmp_path / "run")
+    assert list(left) == []
+    assert precisions[-1] is False
+    assert precisions[0] is (precision == "bf16")
+    assert not (tmp_path / "run" / "encoder.safetensors").exists()
+
+
+def test_tiles_whose_embeddings_are_no_numbers_are_named(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = iter([torch.ones((), requires_grad=True), torch.full((), math.nan)])
-    monkeypatch.setattr(training, "nt_xent", lambda *_: next(losses))
-    with pytest.raises(TrainingError, match="the loss became nan at step 2"):
-        train(TINY, manifest, tmp_path / "run")
-    assert not (tmp_path / "run" / "encoder.safetensors").exists()
+    real = learning.both_views
+
+    def fake(config: Any, seed: int, tiles: Any, numbers: Any, size: int) -> Any:
+        views = real(config, seed, tiles, numbers, size)
+        views[[n for n, number in enumerate(numbers) if number == 11]] = math.nan
+        return views
+
+    monkeypatch.setattr(learning, "both_views", fake)
+    recorder = Recorder()
+    with pytest.raises(TrainingError, match=r"nan at step 2.*from the tiles? \S+/0\.5/\d+:"):
+        # Batch statistics would spread a bad tile over its batch; these nets have none.
+        train(replace(TINY, arch="test_vit"), manifest, tmp_path / "run", recorder)
+    assert [metrics.step for metrics in recorder.steps] == [1]
 
 
 def test_a_batch_of_more_tiles_than_there_are_is_wrong_usage(
     manifest: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"a batch of 64 .* the manifest has 32") as caught:
+    with pytest.raises(ConfigError, match=r"a batch of 64 .* the mix has 32") as caught:
         train(replace(TINY, batch_size=64), manifest, tmp_path / "run")
     assert caught.value.exit_code == 2
     assert not (tmp_path / "run").exists()
@@ -206,7 +291,7 @@ def test_a_folder_in_use_is_refused_and_left_as_it_was(manifest: Path, tmp_path:
     out = tmp_path / "run"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="already in use"):
+    with pytest.raises(ConfigError, match="is in use"):
         train(TINY, manifest, out)
     assert [p.name for p in out.iterdir()] == ["notes.txt"]
 
