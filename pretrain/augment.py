@@ -140,16 +140,18 @@ def make_views(tiles: Tensor, views: Views, size: int) -> Tensor:
 
 def _render(tiles: Tensor, rounds: Sequence[Views], size: int) -> Tensor:
     count, height, width, channels = tiles.shape
-    chunk = min(_CHUNK.get(tiles.device.type, _CHUNK_ELSEWHERE), count)
+    chunk = _CHUNK.get(tiles.device.type, _CHUNK_ELSEWHERE)
     plans = [_plan(views, (height, width), size, chunk, tiles.device) for views in rounds]
     out = torch.empty(
         (len(rounds), count, size, size, channels), dtype=torch.float32, device=tiles.device
     )
-    for number, first in enumerate(range(0, count, chunk)):
-        part = slice(first, first + chunk)
-        pixels = tiles[part].reshape(-1, height, width * channels).float()
-        for made, plan in zip(out, plans, strict=True):
-            made[part] = _view(pixels, plan, part, number, size)
+    # Half precision would show in the colours, should the caller's network run in it.
+    with torch.autocast(tiles.device.type, enabled=False):
+        for number, first in enumerate(range(0, count, chunk)):
+            part = slice(first, first + chunk)
+            pixels = tiles[part].reshape(-1, height, width * channels).float()
+            for made, plan in zip(out, plans, strict=True):
+                made[part] = _view(pixels, plan, part, number, size)
     return out.view(-1, size, size, channels).permute(0, 3, 1, 2)
 
 
@@ -173,20 +175,21 @@ def _plan(
 ) -> _Plan:
     rows = crop_taps(views.top, views.height, views.flip_y, size, shape[0], device)
     columns = crop_taps(views.left, views.width, views.flip_x, size, shape[1], device)
+    skip = device.type == "cpu"
     blurred = views.sigma > 0
     blur = blur_taps(views.sigma * size, size, device) if blurred.any() else None
     stain = stain_matrices(views.stain_scale, views.stain_shift)
     factors = (views.brightness, views.contrast, views.saturation)
     colour = colour_matrices(*factors, views.hue)
     return _Plan(
-        rows=LineSums(rows, shape[0], chunk),
-        columns=LineSums(columns, shape[1], chunk),
+        rows=LineSums(rows, shape[0], chunk, skip=skip),
+        columns=LineSums(columns, shape[1], chunk, skip=skip),
         stained=(views.stain_scale != 1).any(axis=1) | (views.stain_shift != 0).any(axis=1),
         stain=(on_device(stain[0], device), on_device(stain[1], device)),
         coloured=bool(views.hue.any()) or any((factor != 1).any() for factor in factors),
         colour=(on_device(colour[0], device), on_device(colour[1], device)),
         blurred=blurred,
-        blur=None if blur is None else LineSums(blur, size, chunk),
+        blur=None if blur is None else LineSums(blur, size, chunk, skip=skip),
         turned=torch.from_numpy(views.transpose).to(device)[:, None, None, None],
     )
 

@@ -90,27 +90,30 @@ class LineSums:
     Pictures are done `chunk` at a time, the first chunk first; the last may be smaller.
     """
 
-    def __init__(self, taps: Taps, length: int, chunk: int) -> None:
+    def __init__(self, taps: Taps, length: int, chunk: int, *, skip: bool) -> None:
+        """Prepare the sums of all pictures.
+
+        Args:
+            skip: leave out taps of no weight, which a CPU gains by; a GPU would have to wait until
+                it is known how many there are.
+        """
         batch, self._size, most = taps.lines.shape
-        self._length, self._chunk = length, chunk
+        self._chunk = chunk
         device = taps.lines.device
         place = torch.arange(batch, dtype=torch.int32, device=device).remainder_(chunk)
-        lines = taps.lines + (place * length)[:, None, None]
-        if device.type == "cpu":
-            # Unlike a GPU, a CPU gains by skipping taps of no weight.
-            some = taps.weights != 0
-            ends = some.sum(dim=2, dtype=torch.int32).flatten().cumsum(0, dtype=torch.int32)
-            flat = some.flatten().nonzero()[:, 0]
-            self._lines = lines.flatten()[flat]
-            self._weights = taps.weights.flatten()[flat]
-            self._starts = functional.pad(ends, (1, 0))
+        self._lines = (taps.lines + (place * length)[:, None, None]).flatten()
+        self._weights = taps.weights.flatten()
+        if skip:
+            some = self._weights.nonzero()[:, 0]
+            self._lines, self._weights = self._lines[some], self._weights[some]
+            counts = torch.count_nonzero(taps.weights, dim=2).flatten()
+            self._starts = functional.pad(counts.cumsum(0, dtype=torch.int32), (1, 0))
             self._borders = self._starts[:: chunk * self._size].tolist()
         else:
-            self._lines, self._weights = lines.flatten(), taps.weights.flatten()
             bags = torch.arange(batch * self._size + 1, dtype=torch.int32, device=device)
             self._starts = bags * most
-            self._borders = [n * self._size * most for n in range(0, batch, chunk)]
-        self._borders += [] if batch % chunk == 0 and device.type == "cpu" else [len(self._lines)]
+            self._borders = list(range(0, batch * self._size * most, chunk * self._size * most))
+        self._borders.append(len(self._lines))
 
     def apply(self, pictures: Tensor, number: int) -> Tensor:
         """Sum the lines of the pictures of a chunk; returns float32 (..., B, S, D).

@@ -15,11 +15,12 @@ from pretrain.setting import check, setting
 PRESETS = ("histology", "simclr", "none")
 """`histology`, the default, is made for stained tissue. Tissue has no upright, so all eight mirror
 images and quarter turns are equally likely. A crop keeps a fifth of the tile, as in Stacke et al.,
-MELBA 2022:023, lest the two views share nothing. Stain is a signal, so hue is left alone, colours
-change half as much as in SimCLR and are dropped half as often; instead each view draws its own
-strengths of the stains (Tellez et al., IEEE Trans. Med. Imaging 37, 2018), since two views of one
-tile would otherwise be matched by their colour. Blur is rarer: whether it helps depends on the data
-(Stacke).
+MELBA 2022:023, lest the two views share nothing. Stain is a signal, so hue is left alone, and
+contrast and saturation change half as much as in SimCLR, brightness a quarter: pale tiles turn
+white otherwise (with 0.4, one view in ten loses a quarter of its pixels). Colour is dropped half as
+often. Instead each view draws its own strengths of the stains (Tellez et al., IEEE Trans. Med.
+Imaging 37, 2018), since two views of one tile would otherwise be matched by their colour. Blur is
+rarer, as whether it helps depends on the data (Stacke).
 
 `simclr` is the recipe of Chen et al., ICML 2020, for photographs, at full strength. `none` leaves
 both views the plain tile.
@@ -43,13 +44,13 @@ class ViewConfig:
     flip: bool = setting(True, "Mirror half of the views.")
     turn: bool = setting(True, "Turn by quarters, each as often.")
     jitter_probability: float = setting(0.8, "How often colours are changed.")
-    brightness: float = setting(0.4, "Factors are drawn from 1 - value to 1 + value.")
+    brightness: float = setting(0.2, "Factors are drawn from 1 - value to 1 + value.")
     contrast: float = setting(0.4, "As brightness.")
     saturation: float = setting(0.4, "As brightness.")
     hue: float = setting(0.0, "Largest turn of the colour circle either way; 0.5 is the opposite.")
     stain_probability: float = setting(0.8, "How often stains are changed.")
     stain_strength: float = setting(
-        0.15, "Each stain's optical density is scaled by 1 - value to 1 + value."
+        0.2, "Each stain's optical density is scaled by 1 - value to 1 + value."
     )
     stain_shift: float = setting(0.05, "... and shifted by -value to value.")
     grayscale_probability: float = setting(0.1, "How often colour is dropped.")
