@@ -108,7 +108,7 @@ def alignment(first: Array, second: Array) -> float:
     Args:
         first, second: embeddings (N, D) of two views of the same tiles, of any length.
 
-    Wang and Isola, ICML 2020, equation 4 with α = 2.
+    Wang and Isola, ICML 2020, section 4.1, with α = 2.
     """
     return float(np.mean(np.sum((unit(first) - unit(second)) ** 2, axis=1)))
 
@@ -119,7 +119,7 @@ def uniformity(embeddings: Array) -> float:
     Args:
         embeddings: (N, D) of different tiles, of any length; fewer than two give 0.
 
-    Wang and Isola, ICML 2020, equation 5 with t = 2.
+    Wang and Isola, ICML 2020, section 4.1, with t = 2.
     """
     rows = unit(embeddings)
     if len(rows) < 2:
