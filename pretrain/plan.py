@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from manifests import Manifest, ManifestError, load_manifest
-from manifests.files import Json
+from manifests.files import Json, canonical_json, sha256
 from pretrain.config import BATCH_SIZE, IMAGE_SIZE_PX, TrainConfig
 from pretrain.encoder import histotile_version
 from pretrain.errors import ConfigError
@@ -50,6 +50,10 @@ class Plan:
             "histotile": histotile_version(),
             "torch": torch.__version__,
         }
+
+    def digest(self) -> str:
+        """sha256 of all that decides what the run does, 64 hexadecimal digits."""
+        return sha256(canonical_json(self.recipe()))
 
     def epoch_of(self, step: int) -> int:
         """The epoch, from 1, that a step, from 1, is in."""

@@ -55,6 +55,9 @@ class Observer(Protocol):
     def started(self, plan: Plan, step: int) -> None:
         """Everything was checked; the run begins after `step`, 0 for a new one."""
 
+    def noted(self, text: str) -> None:
+        """Something that one should know of this run, a sentence."""
+
     def stepped(self, metrics: StepMetrics) -> None:
         """A line of metrics was logged."""
 

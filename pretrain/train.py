@@ -21,8 +21,9 @@ import torch
 
 from pretrain.checkpoint import newest_checkpoint, write_checkpoint
 from pretrain.config import TrainConfig
-from pretrain.encoder import ENCODER_FILE, describe, save_encoder
-from pretrain.errors import DiskFull, Interrupted, TrainingError
+from pretrain.encoder import ENCODER_FILE
+from pretrain.errors import ConfigError, DiskFull, Interrupted, TrainingError
+from pretrain.export import export_run
 from pretrain.feed import Fed, feed
 from pretrain.learner import Learner, NotFinite
 from pretrain.loader import TileLoader
@@ -65,6 +66,8 @@ def train(
     ranks = join_ranks(pick_device(config.device))
     with closing(ranks), _torch_as_asked(config):
         plan = make_plan(config, manifest, out, ranks.world)
+        if not ranks.agree(int(plan.digest()[:15], 16)):
+            raise ConfigError("the processes were started with different settings or manifests")
         goes_on = check_folder(plan, resume)
         run = _Run(plan, ranks, observer, stopper or Stopper())
         ranks.barrier()
@@ -134,8 +137,16 @@ class _Run:
 
     def _go(self) -> TrainResult:
         plan, progress = self._plan, self._progress
+        if not self._ranks.agree(progress.step):
+            raise ConfigError(
+                f"the processes do not see the same checkpoints in {plan.out}; give --out a folder "
+                "that all of them share"
+            )
         if self._observer is not None:
             self._observer.started(plan, progress.step)
+            self._observer.noted(f"the encoder starts from {self._learner.model.origin}")
+            if self._monitor is not None:
+                self._observer.noted(self._monitor.note)
         with contextlib.ExitStack() as stack:
             log = None
             if self._ranks.is_first:
@@ -144,7 +155,7 @@ class _Run:
                 stack.callback(log.close)
             self._steps(log)
         if self._ranks.is_first:
-            self._save_encoder()
+            export_run(plan.out, self._encoder)
         return self._result()
 
     def _steps(self, log: RunLog | None) -> None:
@@ -260,17 +271,6 @@ class _Run:
                 "kept; free some space and run the same command again: it goes on from the last "
                 "checkpoint"
             ) from error
-
-    def _save_encoder(self) -> None:
-        plan = self._plan
-        info = describe(
-            plan.recipe(),
-            plan.mix.to_json(),
-            steps=self._progress.step,
-            averaged=self._learner.ema is not None,
-            damaged_tiles=len(self._progress.damaged),
-        )
-        save_encoder(self._encoder, self._learner.exported.encoder, info)
 
     def _result(self, *, was_done: bool = False) -> TrainResult:
         progress = self._progress

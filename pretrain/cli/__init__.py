@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import click
 
+from pretrain.cli.bench import bench
+from pretrain.cli.export import export
 from pretrain.cli.run import run
+from pretrain.cli.sample import sample
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,5 +20,5 @@ def main() -> None:
     """Train encoders on tile stores."""
 
 
-for _command in (run,):
+for _command in (run, sample, export, bench):
     main.add_command(_command)

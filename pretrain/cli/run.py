@@ -122,11 +122,22 @@ class _Shown:
         is_end = metrics.step in (1, self._steps)
         self._display.update(text, metrics.step, self._steps, now=is_end)
 
+    def noted(self, text: str) -> None:
+        self._display.say(f"Note: {text}")
+
     def looked(self, step: int, scores: Scores) -> None:
-        self._display.say(f"Features after step {step}: {scores.text()}")
+        self._display.say(f"Features after step {step}: {_scored(scores)}")
 
     def damaged(self, slide: str, tile: int) -> None:
         self._display.say(f"Note: tile {tile} of {slide} is damaged; another of its slide is taken")
+
+
+def _scored(scores: Scores) -> str:
+    text = f"alignment {scores.alignment:.3f}, uniformity {scores.uniformity:.3f}"
+    if scores.knn is None:
+        return text
+    chance = 1 / scores.classes
+    return f"k-NN {scores.knn:.3f} over {scores.classes} classes (chance {chance:.3f}), {text}"
 
 
 def _described(plan: Plan) -> str:
@@ -158,7 +169,7 @@ def _print_result(result: TrainResult) -> None:
         f"loss {result.first_loss:.3f} at step 1, {result.final_loss:.3f} at step {result.steps}"
     )
     if result.scores is not None:
-        click.echo(f"features: {result.scores.text()}")
+        click.echo(f"features: {_scored(result.scores)}")
     click.echo(f"encoder: {result.encoder}")
 
 

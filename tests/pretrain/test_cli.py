@@ -29,6 +29,10 @@ main(sys.argv[1:])
 """
 
 
+TINY = ("--arch", "test_resnet")
+"""The smallest encoder that timm has."""
+
+
 def call(*arguments: str | Path) -> int:
     """Run the command in this process; return its exit code."""
     with pytest.raises(SystemExit) as caught:
@@ -64,7 +68,8 @@ def test_one_command_trains_an_encoder(
     assert lines[0] == f"run folder: {tmp_path / 'out'}"
     assert lines[1].startswith("loss ")
     assert lines[1].endswith("at step 4")
-    assert lines[2] == f"encoder: {tmp_path / 'out' / 'encoder.safetensors'}"
+    assert lines[2].startswith("features: ")
+    assert lines[3] == f"encoder: {tmp_path / 'out' / 'encoder.safetensors'}"
     assert (tmp_path / "out" / "encoder.safetensors").is_file()
     assert "32 tiles of 4 slides (H&E colon, H&E lung, Ki67 colon, Ki67 lung)" in captured.err
     assert "4/4 steps" in captured.err
@@ -76,7 +81,7 @@ def test_without_options_a_run_gets_a_numbered_folder_named_after_the_data(
     manifest: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("my-tiles", "my-tiles-2"):
-        assert call("run", manifest, "--max-steps", "1", "--device", "cpu") == 0
+        assert call("run", manifest, *TINY, "--max-steps", "1", "--device", "cpu") == 0
         assert capfd.readouterr().out.splitlines()[0] == f"run folder: runs/{name}"
         assert Path("runs", name, "encoder.safetensors").is_file()
 
@@ -84,7 +89,7 @@ def test_without_options_a_run_gets_a_numbered_folder_named_after_the_data(
 @needs_torch
 def test_options_reach_the_run(manifest: Path, tmp_path: Path) -> None:
     code = call(
-        *("run", manifest.parent, "--lr", "0.01", "--temperature", "0.5", "--seed", "7"),
+        *("run", manifest.parent, *TINY, "--lr", "0.01", "--temperature", "0.5", "--seed", "7"),
         *("--projection-dim", "12", "--max-steps", "1", "--device", "cpu", "--out", "o"),
     )
     assert code == 0
@@ -99,7 +104,9 @@ def test_a_damaged_tile_is_told_at_the_end(
 ) -> None:
     path = save(tmp_path, make_slide(tmp_path, "a", {"0.5": tile_pixels(8)}))
     damage_tile(tmp_path / "a.zarr", "0.5", 0)
-    assert call("run", path, "--epochs", "1", "--device", "cpu", "--out", tmp_path / "o") == 0
+    assert (
+        call("run", path, *TINY, "--epochs", "1", "--device", "cpu", "--out", tmp_path / "o") == 0
+    )
     assert "replaced: 1, the first is tile 0 of a" in capfd.readouterr().err
 
 
@@ -161,7 +168,7 @@ def test_interruptions_and_full_disks_have_their_codes(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr("pretrain.train.train", fail)
@@ -203,10 +210,13 @@ def test_python_m_is_the_same_command() -> None:
 def test_a_run_says_what_it_does_and_how_far_it_is(
     manifest: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert call("run", manifest, "--max-steps", "2", "--batch-size", "8", "--image-size", "32") == 0
+    assert call("run", manifest, *TINY, "--max-steps", "2", "--batch-size", "8") == 0
     captured = capfd.readouterr()
     assert captured.out.startswith("run folder: runs/")
     talk = captured.err.splitlines()
     assert "32 tiles" in talk[0]
-    assert talk[1].startswith("1/2 steps, epoch 1  loss ")
-    assert talk[-1].startswith("2/2 steps, epoch 1  loss ")
+    assert "Note: the encoder starts from random weights" in talk
+    assert sum(line.startswith("Features after step ") for line in talk) == 2
+    steps = [line for line in talk if " steps, " in line and not line.startswith("test_resnet on")]
+    assert steps[0].startswith("1/2 steps, epoch 1  loss ")
+    assert steps[-1].startswith("2/2 steps, epoch 1  loss ")

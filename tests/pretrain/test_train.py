@@ -23,6 +23,7 @@ from pretrain.errors import ConfigError, TrainingError  # noqa: E402
 from pretrain.plan import Plan  # noqa: E402
 from pretrain.scores import Scores  # noqa: E402
 from pretrain.train import StepMetrics, train  # noqa: E402
+from pretrain.viewconfig import make_view_config  # noqa: E402
 from tests.manifests.make import tile_pixels  # noqa: E402
 from tests.pretrain.make import damage_tile, make_slide, save, two_by_two  # noqa: E402
 
@@ -54,6 +55,7 @@ def test_a_run_leaves_its_settings_mix_metrics_and_encoder(manifest: Path, tmp_p
         ".lock",
         "checkpoints",
         "config.json",
+        "encoder.md",
         "encoder.safetensors",
         "metrics.jsonl",
         "mix.json",
@@ -113,12 +115,13 @@ def test_the_same_seed_gives_the_same_encoder_bit_for_bit(manifest: Path, tmp_pa
 
 def test_the_first_loss_is_that_of_guessing_and_the_loss_falls(tmp_path: Path) -> None:
     path = save(tmp_path, make_slide(tmp_path, "a", {"0.5": tile_pixels(48)}))
-    views = replace(TINY.views, jitter_probability=0.0, grayscale_probability=0.0)
-    config = replace(TINY, batch_size=16, epochs=5, views=views, lr=1e-3, temperature=0.5)
+    views = make_view_config("none", crop_area=(0.6, 1.0), crop_ratio=(3 / 4, 4 / 3))
+    config = replace(TINY, batch_size=16, epochs=8, views=views, lr=3e-3)
+    guessing = train(replace(config, temperature=10.0, max_steps=1), path, tmp_path / "guess")
+    assert guessing.first_loss == pytest.approx(math.log(31), abs=0.1)
     train(config, path, tmp_path / "run")
     losses = [line["loss"] for line in metrics_of(tmp_path / "run")]
-    assert losses[0] == pytest.approx(math.log(31), abs=0.3)
-    assert np.mean(losses[-3:]) < losses[0] - 0.3
+    assert np.mean(losses[-5:]) < losses[0] - 0.8
 
 
 def test_an_epoch_is_as_many_whole_batches_as_there_are_tiles(
@@ -143,12 +146,16 @@ class Recorder:
         self.steps: list[StepMetrics] = []
         self.looks: list[tuple[int, Scores]] = []
         self.broken: list[tuple[str, int]] = []
+        self.notes: list[str] = []
 
     def started(self, plan: Plan, step: int) -> None:
         assert not self.steps
         assert (plan.out / "config.json").is_file()
         assert (plan.out / "mix.json").is_file()
         self.plans.append(plan)
+
+    def noted(self, text: str) -> None:
+        self.notes.append(text)
 
     def stepped(self, metrics: StepMetrics) -> None:
         self.steps.append(metrics)
