@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import shutil
-import threading
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from manifests import Manifest, StoreError, load_manifest
-from pretrain.loader import Batch, TileLoader, prefetch
+from manifests import Manifest, StoreEntry, StoreError, TileStore, load_manifest, store
+from manifests.store import open_store
+from pretrain.config import TrainConfig
+from pretrain.errors import ConfigError
+from pretrain.loader import TileLoader, resized
 from pretrain.mix import resolve_mix
 from pretrain.sampler import Sampler
-from tests.manifests.make import UUID
+from tests.manifests.make import tile_pixels
 from tests.pretrain.make import damage_tile, make_slide, numbered_tiles, save
 
 
 def loader_of(manifest: Manifest, batch_size: int, seed: int = 0) -> TileLoader:
-    mix = resolve_mix(manifest)
+    mix = resolve_mix(manifest, TrainConfig())
     return TileLoader(manifest, mix, Sampler(mix, seed, batch_size), batch_size)
 
 
@@ -45,13 +47,36 @@ def test_pixels_are_those_of_the_tiles_in_all_slides_and_resolutions(manifest: M
     assert seen == set(range(55))
 
 
-def test_the_size_of_batches_does_not_change_the_order(manifest: Manifest) -> None:
-    mix = resolve_mix(manifest)
-    sampler = Sampler(mix, 3, 4)
-    small = [TileLoader(manifest, mix, sampler, 4).batch(step).ids for step in range(3)]
-    np.testing.assert_array_equal(
-        np.concatenate(small), TileLoader(manifest, mix, sampler, 12).batch(0).ids
-    )
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("cap", [None, 7])
+def test_the_parts_of_the_ranks_are_the_batch(
+    manifest: Manifest, ranks: int, cap: int | None
+) -> None:
+    mix = resolve_mix(manifest, TrainConfig())
+    sampler = Sampler(mix, 3, 12, max_per_slide=cap)
+    whole = TileLoader(manifest, mix, sampler, 12)
+    parts = [TileLoader(manifest, mix, sampler, 12, part=(rank, ranks)) for rank in range(ranks)]
+    for step in (0, 5):
+        batches = [loader.batch(step) for loader in parts]
+        assert {len(batch.ids) for batch in batches} == {12 // ranks}
+        for name in ("tiles", "numbers", "ids"):
+            joined = np.concatenate([getattr(batch, name) for batch in batches])
+            np.testing.assert_array_equal(joined, getattr(whole.batch(step), name))
+
+
+def test_a_batch_that_ranks_cannot_share_evenly_is_refused(manifest: Manifest) -> None:
+    mix = resolve_mix(manifest, TrainConfig())
+    with pytest.raises(ConfigError, match=r"10 tiles .* 4 GPUs; give --batch-size 8$"):
+        TileLoader(manifest, mix, Sampler(mix, 0, 10), 10, part=(1, 4))
+
+
+def test_ids_lead_back_to_slide_group_and_index(manifest: Manifest) -> None:
+    loader = loader_of(manifest, 10)
+    for tile_id in (0, 4, 5, 24, 25, 54):
+        name, group, index = loader.name_of(tile_id)
+        entry = next(entry for entry in manifest.stores if entry.id == name)
+        pixels = open_store(manifest, entry)[group].read(index)
+        assert pixels[0, 0, 0] == tile_id
 
 
 def test_tiles_that_could_not_be_read_from_the_slide_are_never_drawn(tmp_path: Path) -> None:
@@ -62,7 +87,7 @@ def test_tiles_that_could_not_be_read_from_the_slide_are_never_drawn(tmp_path: P
     b = make_slide(tmp_path, "b", {"0.5": numbered_tiles(9, 25)}, unread={})
     c = make_slide(tmp_path, "c", {"0.5": numbered_tiles(9, 34)}, unread={"0.5": range(9)})
     manifest = load_manifest(save(tmp_path, a, b, c))
-    mix = resolve_mix(manifest)
+    mix = resolve_mix(manifest, TrainConfig())
     assert {slide.id: slide.tiles for slide in mix.slides} == {"a": 8, "b": 9}
     loader = TileLoader(manifest, mix, Sampler(mix, 0, 6), 6)
     seen = Counter(int(v) for step in range(30) for v in loader.batch(step).tiles[:, 0, 0, 0])
@@ -94,76 +119,100 @@ def test_a_slide_without_one_readable_tile_stops_the_run(tmp_path: Path) -> None
         loader_of(manifest, 2).batch(0)
 
 
+def test_a_slide_of_which_nearly_all_is_damaged_is_not_tried_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretrain.loader._MOST_ATTEMPTS", 5)
+    manifest = load_manifest(save(tmp_path, make_slide(tmp_path, "a", {"0.5": numbered_tiles(16)})))
+    for tile in range(15):
+        damage_tile(tmp_path / "a.zarr", "0.5", tile)
+    with pytest.raises(StoreError, match=r"no tile of .*a\.zarr can be read, of 4 that were"):
+        loader_of(manifest, 8).batch(0)
+
+
 def test_a_store_removed_while_training_stops_the_run(manifest: Manifest) -> None:
     loader = loader_of(manifest, 10)
+    loader.batch(0)
     shutil.rmtree(manifest.root / "b.zarr")
+    store._cache.shards.clear()  # what is open can be read even though it was removed
+    with pytest.raises(StoreError, match=r"b\.zarr was removed while training \(.*\)"):
+        loader.batch(1)
+
+
+def test_a_store_removed_before_it_is_first_drawn_from_stops_the_run(manifest: Manifest) -> None:
+    loader = loader_of(manifest, 10)
+    (manifest.root / "b.zarr" / "commit.json").unlink()
     with pytest.raises(StoreError, match=r"b\.zarr was removed while training"):
         loader.batch(0)
 
 
-def test_an_uncommitted_store_is_refused_before_the_first_batch(manifest: Manifest) -> None:
-    (manifest.root / "a.zarr" / "commit.json").unlink()
-    with pytest.raises(StoreError, match="not committed") as caught:
-        loader_of(manifest, 10)
-    assert caught.value.exit_code == 5
+def test_changed_metadata_stop_the_run_at_once(manifest: Manifest) -> None:
+    file = manifest.root / "b.zarr" / "0.5" / "zarr.json"
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(StoreError, match="was changed after the store was committed"):
+        loader_of(manifest, 10).batch(0)
 
 
 def test_a_store_that_is_not_the_one_of_the_manifest_is_refused(manifest: Manifest) -> None:
-    first, second = manifest.stores
-    other = dataclasses.replace(manifest, stores=(dataclasses.replace(first, uuid=UUID), second))
+    loader = loader_of(manifest, 10)
+    shutil.rmtree(manifest.root / "b.zarr")
+    shutil.copytree(manifest.root / "a.zarr", manifest.root / "b.zarr")
     with pytest.raises(StoreError, match="not the store that the manifest lists"):
-        loader_of(other, 10)
+        loader.batch(0)
 
 
-def test_counts_that_differ_from_the_manifest_are_refused(manifest: Manifest) -> None:
-    first, second = manifest.stores
-    fewer = dataclasses.replace(second.resolutions[0], tiles=29)
-    changed = dataclasses.replace(second, resolutions=(fewer,))
-    with pytest.raises(StoreError, match=r"has 30 tiles of 8 px in 0\.5, but the manifest says 29"):
-        loader_of(dataclasses.replace(manifest, stores=(first, changed)), 10)
+def test_few_stores_are_kept_open_and_all_are_read(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretrain.loader._MOST_OPEN_STORES", 1)
+    opened: list[str] = []
+
+    def watched(manifest: Manifest, entry: StoreEntry) -> TileStore:
+        opened.append(entry.id)
+        return open_store(manifest, entry)
+
+    monkeypatch.setattr("pretrain.loader.open_store", watched)
+    loader = loader_of(manifest, 10)
+    assert opened == []
+    batch = loader.batch(0)
+    np.testing.assert_array_equal(batch.tiles[:, 0, 0, 0], batch.ids)
+    slides = [loader.name_of(tile_id)[0] for tile_id in batch.ids.tolist()]
+    assert opened == [slide for slide, _ in itertools.groupby(slides)]
 
 
-def empty_batch(step: int) -> Batch:
-    numbers = np.array([step])
-    return Batch(np.zeros((1, 1, 1, 3), np.uint8), numbers, numbers)
+def test_tiles_of_several_sizes_come_in_the_size_that_was_asked_for(tmp_path: Path) -> None:
+    a = make_slide(tmp_path, "a", {"0.5": tile_pixels(5, 64)})
+    b = make_slide(tmp_path, "b", {"0.5": tile_pixels(5, 32, seed=1)}, organ="lung")
+    manifest = load_manifest(save(tmp_path, a, b))
+    mix = resolve_mix(manifest, TrainConfig(resize=32))
+    batch = TileLoader(manifest, mix, Sampler(mix, 0, 10), 10).batch(0)
+    for tile, tile_id in zip(batch.tiles, batch.ids.tolist(), strict=True):
+        if tile_id < 5:
+            wanted = tile_pixels(5, 64)[tile_id].reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
+            assert np.abs(tile - wanted).max() <= 0.75
+        else:
+            np.testing.assert_array_equal(tile, tile_pixels(5, 32, seed=1)[tile_id - 5])
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_batches_come_in_order_however_many_threads(threads: int) -> None:
-    def read(step: int) -> Batch:
-        threading.Event().wait(0.002 * (step % 3))
-        return empty_batch(step)
-
-    assert [int(b.numbers[0]) for b in prefetch(read, range(20), threads)] == list(range(20))
-
-
-def test_reading_ahead_is_bounded() -> None:
-    started: list[int] = []
-
-    def read(step: int) -> Batch:
-        started.append(step)
-        return empty_batch(step)
-
-    batches = prefetch(read, range(100), threads=2)
-    next(batches)
-    batches.close()
-    assert len(started) <= 4
+@pytest.mark.parametrize(("before", "after"), [(64, 16), (60, 28), (48, 40), (32, 40), (32, 32)])
+def test_resized_tiles_are_means_over_areas(before: int, after: int) -> None:
+    """Of a smooth picture, of which every good filter gives the same but at the edges."""
+    y, x = np.mgrid[:before, :before] / before
+    tile = np.stack([120 + 90 * np.sin(3 * x), 120 + 90 * np.cos(2 * y), 80 * (x + y)], axis=2)
+    factor = before / after
+    edges = np.arange(after + 1) * factor
+    shares = np.zeros((after, before))
+    for i in range(after):
+        lows = np.maximum(edges[i], np.arange(before))
+        highs = np.minimum(edges[i + 1], np.arange(before) + 1)
+        shares[i] = np.clip(highs - lows, 0, None) / factor
+    wanted = np.einsum("ij,jkc,lk->ilc", shares, np.rint(tile), shares)
+    found = resized(np.rint(tile).astype(np.uint8), after)
+    assert found.shape == (after, after, 3)
+    assert found.dtype == np.uint8
+    assert np.abs(found - wanted).max() < 3
 
 
-def test_an_error_comes_where_its_batch_would_have_come() -> None:
-    def read(step: int) -> Batch:
-        if step == 2:
-            raise StoreError("gone")
-        return empty_batch(step)
-
-    batches = prefetch(read, range(5), threads=2)
-    assert [int(next(batches).numbers[0]) for _ in range(2)] == [0, 1]
-    with pytest.raises(StoreError, match="gone"):
-        next(batches)
-
-
-def test_closing_ends_the_threads() -> None:
-    batches = prefetch(empty_batch, range(100), threads=2)
-    next(batches)
-    batches.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("tiles")]
+def test_a_constant_tile_stays_what_it_is_at_any_size() -> None:
+    for size in (7, 10, 16, 20, 33, 64):
+        assert (resized(np.full((20, 20, 3), 201, np.uint8), size) == 201).all()
