@@ -71,7 +71,7 @@ def test_one_command_trains_an_encoder(
     assert lines[2].startswith("features: ")
     assert lines[3] == f"encoder: {tmp_path / 'out' / 'encoder.safetensors'}"
     assert (tmp_path / "out" / "encoder.safetensors").is_file()
-    assert "32 tiles of 4 slides (H&E colon, H&E lung, Ki67 colon, Ki67 lung)" in captured.err
+    assert "32 tiles of 4 slides (H&E × colon, H&E × lung, Ki67 × colon, Ki67 × lung)" in captured.err
     assert "4/4 steps" in captured.err
     assert "\x1b" not in captured.err
 
