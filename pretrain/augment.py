@@ -151,7 +151,7 @@ def _render(tiles: Tensor, rounds: Sequence[Views], size: int) -> Tensor:
             part = slice(first, first + chunk)
             pixels = tiles[part].reshape(-1, height, width * channels).float()
             for made, plan in zip(out, plans, strict=True):
-                made[part] = _view(pixels, plan, part, number, size)
+                _view(pixels, plan, part, number, made[part])
     return out.view(-1, size, size, channels).permute(0, 3, 1, 2)
 
 
@@ -167,7 +167,7 @@ class _Plan:
     colour: tuple[Tensor, Tensor]
     blurred: Flags
     blur: LineSums | None
-    turned: Tensor
+    turned: Flags
 
 
 def _plan(
@@ -190,13 +190,13 @@ def _plan(
         colour=(on_device(colour[0], device), on_device(colour[1], device)),
         blurred=blurred,
         blur=None if blur is None else LineSums(blur, size, chunk, skip=skip),
-        turned=torch.from_numpy(views.transpose).to(device)[:, None, None, None],
+        turned=views.transpose,
     )
 
 
-def _view(pixels: Tensor, plan: _Plan, part: slice, number: int, size: int) -> Tensor:
-    """One view of a chunk of tiles, float32 (B, H, W · C) of 0 to 255: (B, S, S, C), normalised."""
-    batch = len(pixels)
+def _view(pixels: Tensor, plan: _Plan, part: slice, number: int, out: Tensor) -> None:
+    """Make one view of a chunk of tiles (B, H, W · C) of 0 to 255: `out` (B, S, S, C)."""
+    batch, size = out.shape[:2]
     lines = plan.rows.apply(pixels, number).view(batch, size, -1, 3)
     # From here on planes of colour, whose lines are the columns of the tile.
     lines = plan.columns.apply(lines.permute(3, 0, 2, 1).contiguous(), number)
@@ -212,11 +212,15 @@ def _view(pixels: Tensor, plan: _Plan, part: slice, number: int, size: int) -> T
     blur = plan.blur if plan.blurred[part].any() else None
     if blur is not None:
         lines = blur.apply(lines, number)
-    as_it_is, turned = lines.permute(1, 3, 2, 0), lines.permute(1, 2, 3, 0)
-    picture = torch.where(plan.turned[part], turned, as_it_is)
-    if blur is not None:
-        picture = blur.apply(picture.reshape(batch, size, size * 3), number)
-    return picture.view(batch, size, size, 3)
+    pictures = [
+        plane.permute(1, 2, 0) if turned else plane.permute(2, 1, 0)
+        for plane, turned in zip(lines.unbind(1), plan.turned[part], strict=True)
+    ]
+    if blur is None:
+        torch.stack(pictures, out=out)
+    else:
+        picture = torch.stack(pictures, out=torch.empty_like(out)).view(batch, size, size * 3)
+        out.copy_(blur.apply(picture, number).view_as(out))
 
 
 def _change_stains(planes: Tensor, plan: _Plan, part: slice) -> Tensor:

@@ -60,7 +60,7 @@ def change_colour(pixels: Tensor, matrix: Tensor, grey: Tensor) -> Tensor:
 
 
 def stain_matrices(scale: Floats, shift: Floats) -> tuple[Floats, Floats]:
-    """Matrices (B, 3, 3) and offsets (B, 3) of changes of stain, for the logarithm of light.
+    """Matrices (B, 3, 3) and offsets (B, 3) of changes of stain, for log2 of light.
 
     Light is unmixed into haematoxylin, eosin and DAB, each is scaled and shifted, and all are mixed
     again, as in Tellez et al., IEEE Trans. Med. Imaging 37 (2018) 2126-2136.
@@ -70,7 +70,7 @@ def stain_matrices(scale: Floats, shift: Floats) -> tuple[Floats, Floats]:
         shift: density that is then added to each (B, 3), in units of the rows of `HED`.
     """
     # A row of densities times _HED_BACK gives stains; here densities are columns.
-    return HED.T @ (scale[:, :, None] * _HED_BACK.T), -shift @ HED
+    return HED.T @ (scale[:, :, None] * _HED_BACK.T), shift @ HED / -np.log(2)
 
 
 def change_stain(pixels: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
@@ -78,7 +78,8 @@ def change_stain(pixels: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
 
     What is darker than one grey level counts as one.
     """
-    light = pixels.clamp(min=_DARKEST).log_()
+    # Base 2, as torch's exp2 takes a third of exp's time.
+    light = pixels.clamp(min=_DARKEST).log2_()
     changed = torch.empty_like(light)
     torch.baddbmm(offset[:, :, None], matrix, light, out=changed)
-    return changed.exp_().clamp_(max=1)
+    return changed.exp2_().clamp_(max=1)
