@@ -8,6 +8,7 @@ system at once. A run that resumes at a step forgets what was written after it.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.files import crc32c, write_atomic
-from pretrain.errors import ConfigError, TrainingError
+from pretrain.errors import ConfigError, DiskFull, TrainingError
 
 if TYPE_CHECKING:
     from pretrain.scores import Scores
@@ -127,11 +128,11 @@ class _File:
         except OSError as error:
             raise self._failed(error) from error
 
-    def _failed(self, error: OSError) -> TrainingError:
-        return TrainingError(
-            f"{self._path} cannot be written ({error.strerror}); make room for it, then resume "
-            "the run"
-        )
+    def _failed(self, error: OSError) -> DiskFull | TrainingError:
+        what = f"{self._path} cannot be written ({error.strerror})"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return DiskFull(f"{what}; free some space and run the same command again to go on")
+        return TrainingError(f"{what}; give another --out")
 
     def close(self) -> None:
         """Close the file; again does nothing."""

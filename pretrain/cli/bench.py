@@ -43,14 +43,15 @@ def bench(manifest: Path, rounds: int, steps: int, as_json: bool, **flags: Any) 
 
 
 def _print(result: BenchResult) -> None:
+    from rich import box
     from rich.table import Table
 
-    table = Table(
-        title=f"{result.arch}, {result.image_size} px, batches of {result.batch_size}, "
+    click.echo(
+        f"{result.arch}, {result.image_size} px, batches of {result.batch_size}, "
         f"{result.precision} on {result.device}, {result.threads} reading threads; "
-        f"{result.rounds} rounds of {result.steps} steps",
-        title_justify="left",
+        f"{result.rounds} rounds of {result.steps} steps"
     )
+    table = Table(box=box.SIMPLE, pad_edge=False)
     for name in ("", "images/s", "least", "most"):
         table.add_column(name, justify="left" if not name else "right")
     rows = {

@@ -17,7 +17,7 @@ pytest.importorskip("tensorboard")
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pretrain.errors import ConfigError, TrainingError
+from pretrain.errors import ConfigError, DiskFull, TrainingError
 from pretrain.logs import METRICS_FILE, RunLog
 from pretrain.scores import Scores
 
@@ -175,7 +175,7 @@ def test_a_full_disk_is_said_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / METRICS_FILE).symlink_to("/dev/full")
     with RunLog(tmp_path, tensorboard=False) as log:
         message = r"metrics\.jsonl cannot be written \(No space left on device\); make room"
-        with pytest.raises(TrainingError, match=message):
+        with pytest.raises(DiskFull, match=message):
             log.step(metrics(1))
 
 
