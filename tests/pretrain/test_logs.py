@@ -174,7 +174,7 @@ def test_a_missing_tensorboard_is_said_in_one_sentence(
 def test_a_full_disk_is_said_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / METRICS_FILE).symlink_to("/dev/full")
     with RunLog(tmp_path, tensorboard=False) as log:
-        message = r"metrics\.jsonl cannot be written \(No space left on device\); make room"
+        message = r"metrics\.jsonl cannot be written \(No space left on device\); free some"
         with pytest.raises(DiskFull, match=message):
             log.step(metrics(1))
 
