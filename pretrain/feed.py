@@ -167,7 +167,9 @@ class _Coming:
 
 def _way_to(device: torch.device, shape: tuple[int, int, int, int]) -> Way:
     if device.type == "cuda":
-        return _ToGpu(device, shape)
+        # Threads start on the first GPU, whichever this one is on.
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return _ToGpu(torch.device("cuda", index), shape)
     return _ToTensors(device, shape)
 
 
@@ -225,7 +227,7 @@ class _Copying:
 
 
 class _ToGpu:
-    """Through page-locked memory, which is used again: locking it takes longer than filling it."""
+    """Through page-locked memory, which is used again, as locking it is slow."""
 
     def __init__(self, device: torch.device, shape: tuple[int, int, int, int]) -> None:
         self._device = device
@@ -239,7 +241,8 @@ class _ToGpu:
         with self._lock:
             pinned, copied = self._free.popleft() if self._free else (None, None)
         if pinned is None:
-            pinned = torch.empty(self._shape, dtype=torch.uint8, pin_memory=True)
+            with torch.cuda.device(self._device):
+                pinned = torch.empty(self._shape, dtype=torch.uint8, pin_memory=True)
         if copied is not None:
             copied.synchronize()
         tiles: Rgb = pinned.numpy()
