@@ -8,6 +8,7 @@ does not exist for readers. Everything that is read is checked against a checksu
 from __future__ import annotations
 
 import os
+import resource
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,10 @@ from manifests.shard import Shard, shard_label
 from manifests.tileset import TileSet
 from manifests.writer import GroupPlan, ShardRecord, StoreWriter
 
-_MAX_OPEN_SHARDS = 128
+_MAX_OPEN_SHARDS = 4096
+"""Each holds a file open and its index, 8 kB, in memory."""
+_SHARE_OF_FILES = 4
+"""A quarter of the files that the process may open is for shards, whatever the limit above."""
 
 
 class TileStore:
@@ -293,6 +297,9 @@ class _ShardCache:
         self.process = os.getpid()
         self.lock = Lock()
         self.shards: OrderedDict[tuple[str, str, str], Shard] = OrderedDict()
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        unlimited = files == resource.RLIM_INFINITY
+        self.most = _MAX_OPEN_SHARDS if unlimited else max(1, files // _SHARE_OF_FILES)
 
     def open(self, wanted: _WantedShard) -> Shard:
         key = wanted.key
@@ -307,7 +314,7 @@ class _ShardCache:
             # Another thread may have been faster.
             shard = self.shards.setdefault(key, opened)
             self.shards.move_to_end(key)
-            while len(self.shards) > _MAX_OPEN_SHARDS:
+            while len(self.shards) > min(self.most, _MAX_OPEN_SHARDS):
                 # Dropped, not closed: another thread may be reading it; its last user closes it.
                 self.shards.popitem(last=False)
             return shard

@@ -265,6 +265,23 @@ def test_more_shards_than_the_cache_holds_are_all_read_and_closed(
     assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 
+def test_of_the_files_that_may_be_open_most_are_left_to_others(tmp_path: Path) -> None:
+    make_store(tmp_path / "a.zarr", tile_pixels(64), codec=ZSTD, shard_tiles=1)
+    script = (
+        "import os, resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))\n"
+        "from manifests import TileStore\n"
+        "group = TileStore(sys.argv[1])['0.5']\n"
+        "group.read(0)\n"
+        "before = len(os.listdir('/proc/self/fd'))\n"
+        "group.read_batch(range(64))\n"
+        "print(len(os.listdir('/proc/self/fd')) - before)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "a.zarr")]
+    ran = subprocess.run(command, capture_output=True, check=True, timeout=30)
+    assert int(ran.stdout) == 80 // 4 - 1
+
+
 def test_a_forked_child_reads_even_if_a_thread_of_the_parent_held_the_lock(
     tmp_path: Path,
 ) -> None:
