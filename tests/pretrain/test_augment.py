@@ -327,7 +327,14 @@ def test_both_views_are_the_first_views_and_then_the_second() -> None:
     assert both.is_contiguous(memory_format=torch.channels_last)
     for view in (0, 1):
         drawn = draw_views(config, 3, numbers, view)
-        close(both[11 * view : 11 * (view + 1)], make_views(tiles, drawn, 24))
+        assert torch.equal(both[11 * view : 11 * (view + 1)], make_views(tiles, drawn, 24))
+
+
+def test_views_are_the_same_under_autocast() -> None:
+    tiles, numbers = tiles_of(5), np.arange(5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = both_views(ViewConfig(), 0, tiles, numbers, 24)
+    assert torch.equal(found, both_views(ViewConfig(), 0, tiles, numbers, 24))
 
 
 def test_both_views_of_the_preset_none_are_the_resized_tile() -> None:
