@@ -27,8 +27,9 @@ from pretrain.errors import ConfigError
 from pretrain.mix import Mix
 from pretrain.sampler import Draw, Sampler
 
-_MOST_OPEN_STORES = 2048
-"""Some 20 kB each; what a store has open besides is bounded by `manifests.store`."""
+_MOST_OPEN_STORES = 4096
+"""Some 20 kB each; to open one anew takes half as long as to read a tile. The files that stay
+open are bounded by `manifests.store`."""
 _MOST_ATTEMPTS = 1000
 """Tiles of a slide that are tried before the whole store counts as damaged."""
 

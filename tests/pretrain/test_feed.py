@@ -283,6 +283,28 @@ def test_pinned_memory_waits_for_its_copy_before_it_is_filled_again(
     assert not np.shares_memory(again, way.place())
 
 
+def test_a_step_waits_for_the_copy_and_then_holds_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log: list[Any] = []
+
+    class FakeTensor:
+        device = "gpu"
+
+        def record_stream(self, stream: Any) -> None:
+            log.append((self, stream))
+
+    class FakeStream:
+        def wait_event(self, event: Any) -> None:
+            log.append(("wait", event))
+
+    stream, tiles, ids = FakeStream(), FakeTensor(), FakeTensor()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    copying: Any = feeding._Copying
+    assert copying(tiles, ids, "copied").arrived() == (tiles, ids)
+    assert log == [("wait", "copied"), (tiles, stream), (ids, stream)]
+
+
 class FakeContext:
     """Does nothing."""
 
