@@ -116,19 +116,24 @@ class _Reader:
         """Begin to read the batch of a step."""
         drawn = self._pool.submit(self._begin, step)
         coming = _Coming(step, len(self._parts), self._way)
-        coming.parts = [self._pool.submit(self._read, drawn, part, coming) for part in self._parts]
+        for part in self._parts:
+            self._pool.submit(self._read, drawn, part, coming)
         return coming
 
     def _begin(self, step: int) -> Filling:
         return self._loader.begin(step, self._way.place())
 
     def _read(self, drawn: Future[Filling], part: range, coming: _Coming) -> None:
-        filling = drawn.result()
-        for place in part:
-            if self._stopped.is_set():
-                return
-            filling.read(place)
-        coming.part_is_read(filling)
+        try:
+            filling = drawn.result()
+            for place in part:
+                if self._stopped.is_set():
+                    return
+                filling.read(place)
+        except Exception as error:  # noqa: BLE001 - it is raised where the batch would have come
+            coming.part_failed(part, error)
+        else:
+            coming.part_is_read(filling)
 
     def close(self) -> None:
         """End the threads."""
@@ -141,28 +146,42 @@ class _Coming:
 
     def __init__(self, step: int, parts: int, way: Way) -> None:
         self.step = step
-        self.parts: list[Future[None]] = []
         self._way = way
         self._left = parts
+        self._errors: dict[int, Exception] = {}
         self._lock = Lock()
-        self._sent: tuple[Batch, Sent] | None = None
+        # One for all parts: whoever waits is woken once a batch, and takes no turns from threads.
+        self._sent: Future[tuple[Batch, Sent]] = Future()
 
     def part_is_read(self, filling: Filling) -> None:
         """Whoever brings the last part sets the batch on its way: nobody waits for another."""
-        with self._lock:
-            self._left -= 1
-            if self._left:
-                return
-        batch = filling.batch()
-        self._sent = batch, self._way.send(batch)
+        if self._is_last():
+            self._finish(filling)
+
+    def part_failed(self, part: range, error: Exception) -> None:
+        """Keep the error until all parts are done."""
+        self._errors[part.start] = error
+        if self._is_last():
+            self._finish(None)
 
     def result(self) -> tuple[Batch, Sent]:
         """Wait for all parts; raises the error of the first that has one."""
-        for part in self.parts:
-            part.result()
-        if self._sent is None:
-            raise RuntimeError("the batch was read only in part")
-        return self._sent
+        return self._sent.result()
+
+    def _is_last(self) -> bool:
+        with self._lock:
+            self._left -= 1
+            return self._left == 0
+
+    def _finish(self, filling: Filling | None) -> None:
+        if self._errors or filling is None:
+            self._sent.set_exception(self._errors[min(self._errors)])
+            return
+        try:
+            batch = filling.batch()
+            self._sent.set_result((batch, self._way.send(batch)))
+        except Exception as error:  # noqa: BLE001 - as that of a part
+            self._sent.set_exception(error)
 
 
 def _way_to(device: torch.device, shape: tuple[int, int, int, int]) -> Way:
