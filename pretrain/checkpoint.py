@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from manifests.files import Json, canonical_json, crc32c_of, remove_temporaries, write_atomic
+from manifests.files import Json, canonical_json, crc32c_of, write_atomic
 from pretrain.errors import CheckpointError
 
 FOLDER = "checkpoints"
@@ -38,7 +38,6 @@ def write_checkpoint(run: Path, step: int, tensors: Mapping[str, Tensor], state:
     """
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
-    remove_temporaries(folder)
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = canonical_json(
         {

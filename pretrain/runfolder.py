@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from manifests.files import Json, pretty_json, write_atomic
+from manifests.files import Json, pretty_json, remove_temporaries, write_atomic
 from pretrain.config import TrainConfig
 from pretrain.encoder import ENCODER_FILE
 from pretrain.errors import ConfigError, RunBusy
@@ -29,6 +29,8 @@ RESUMES = ("auto", "never")
 def locked(out: Path) -> Iterator[None]:
     """Make a run folder and hold it for this process alone; the lock goes with the process.
 
+    What a killed run left half-written is deleted.
+
     Raises:
         RunBusy: another run holds it.
     """
@@ -42,6 +44,7 @@ def locked(out: Path) -> Iterator[None]:
             ) from error
         except OSError:
             pass  # a file system without locks
+        remove_temporaries(out)
         yield
 
 
