@@ -2,9 +2,10 @@
 
 Makes a set of JPEG stores (256 px, quality 90, tissue of the slide in `HISTOTILE_TEST_DATA`), then
 reads tiles in random order by turns, n times each, on 1 and on 2 threads: through `feed` (draws,
-checksums, batches), at the bare limit (open descriptors, known places, pread, decode; no sampler,
-no checksum, no batch), and through zarr-python (`z[i]`). All is in the page cache. Ratios are taken
-within a round; figures per CPU-second are those that other processes disturb least.
+checksums, batches; once it has all the memory that it uses), at the bare limit (open descriptors,
+known places, pread, decode; no sampler, no checksum, no batch), and through zarr-python (`z[i]`).
+All is in the page cache. Ratios are taken within a round; figures per CPU-second are those that
+other processes disturb least.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from manifests.files import crc32c, spec_hash
 from manifests.layout import TilesLayout
 from manifests.store import GroupPlan, StoreWriter, open_store
 from pretrain.config import TrainConfig
-from pretrain.feed import feed
+from pretrain.feed import MOST_BATCHES_AHEAD, feed
 from pretrain.loader import TileLoader
 from pretrain.mix import Mix, resolve_mix
 from pretrain.sampler import Sampler
@@ -148,40 +149,50 @@ def _on_threads(
         list(pool.map(work, parts))
 
 
-def read_bare(data: Set, count: int, threads: int, seed: int) -> None:
-    """pread and decode, nothing else."""
+Begin = Callable[[], None]
+"""Called when a contender is ready, and what it does from then on is to be timed."""
 
-    def work(tiles: Sequence[tuple[int, int]]) -> None:
+
+def read_bare(data: Set, count: int, threads: int, seed: int, begin: Begin) -> None:
+    """pread and decode, nothing else."""
+    tiles = data.shuffled(count, seed)
+
+    def work(part: Sequence[tuple[int, int]]) -> None:
         places = data.places
-        for slide, tile in tiles:
+        for slide, tile in part:
             place = places[slide][tile]
             encoded = os.pread(place.descriptor, place.length, place.offset)
             simplejpeg.decode_jpeg(encoded, colorspace="RGB")
 
-    _on_threads(work, data.shuffled(count, seed), threads)
+    begin()
+    _on_threads(work, tiles, threads)
 
 
-def read_zarr(data: Set, count: int, threads: int, seed: int) -> None:
+def read_zarr(data: Set, count: int, threads: int, seed: int, begin: Begin) -> None:
     """One tile at a time through zarr-python."""
+    tiles = data.shuffled(count, seed)
     roots = [data.manifest.store_path(entry) for entry in data.manifest.stores]
     arrays = [zarr.open_array(root / "0.5" / "tiles", mode="r") for root in roots]
 
-    def work(tiles: Sequence[tuple[int, int]]) -> None:
-        for slide, tile in tiles:
+    def work(part: Sequence[tuple[int, int]]) -> None:
+        for slide, tile in part:
             np.asarray(arrays[slide][tile])
 
-    _on_threads(work, data.shuffled(count, seed), threads)
+    begin()
+    _on_threads(work, tiles, threads)
 
 
-def read_feed(data: Set, count: int, threads: int, seed: int) -> None:
+def read_feed(data: Set, count: int, threads: int, seed: int, begin: Begin) -> None:
     """As training reads."""
     loader = TileLoader(data.manifest, data.mix, Sampler(data.mix, seed, BATCH), BATCH)
-    with closing(feed(loader, range(count // BATCH), threads, "cpu")) as batches:
-        for _ in batches:
-            pass
+    first = MOST_BATCHES_AHEAD + 2
+    with closing(feed(loader, range(first + count // BATCH), threads, "cpu")) as batches:
+        for fed in batches:
+            if fed.step == first - 1:
+                begin()
 
 
-CONTENDERS: dict[str, Callable[[Set, int, int, int], None]] = {
+CONTENDERS: dict[str, Callable[[Set, int, int, int, Begin], None]] = {
     "feed": read_feed,
     "bare": read_bare,
     "zarr": read_zarr,
@@ -199,9 +210,14 @@ class Speed:
 def measured(name: str, data: Set, count: int, threads: int, seed: int) -> Speed:
     """Let a contender read so many tiles."""
     count = count // ZARR_PART if name == "zarr" else count
-    wall, cpu = time.perf_counter(), time.process_time()
-    CONTENDERS[name](data, count, threads, seed)
-    return Speed(count / (time.perf_counter() - wall), count / (time.process_time() - cpu))
+    begun: list[float] = []
+
+    def begin() -> None:
+        begun[:] = time.perf_counter(), time.process_time()
+
+    CONTENDERS[name](data, count, threads, seed, begin)
+    wall_s, cpu_s = time.perf_counter() - begun[0], time.process_time() - begun[1]
+    return Speed(count / wall_s, count / cpu_s)
 
 
 def compare(data: Set, count: int, threads: int, rounds: int) -> None:
