@@ -13,7 +13,6 @@ from pretrain.errors import ConfigError
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("arch", "vit"),
         ("device", "tpu"),
         ("epochs", 0),
         ("batch_size", 1),
@@ -33,8 +32,3 @@ def test_a_setting_out_of_range_is_refused_by_name_and_value(field: str, value: 
     assert field.replace("_", "-") in str(caught.value)
     assert str(value) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_an_unknown_architecture_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=", ".join(ARCHS)):
-        TrainConfig(arch="alexnet")
