@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain.config import TrainConfig
-from pretrain.viewconfig import ViewConfig
+from pretrain.views.viewconfig import ViewConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pretrain.encoder import Transform
+    from pretrain.network.encoder import Transform
 
 __all__ = ["TrainConfig", "ViewConfig", "load_encoder"]
 
@@ -23,8 +23,8 @@ __all__ = ["TrainConfig", "ViewConfig", "load_encoder"]
 def load_encoder(path: str | Path, *, size: int | None = None) -> tuple[nn.Module, Transform]:
     """Load an encoder and its transform: `features = model(transform(tile))`.
 
-    See `pretrain.encoder.load_encoder`.
+    See `pretrain.network.encoder.load_encoder`.
     """
-    from pretrain.encoder import load_encoder as load
+    from pretrain.network.encoder import load_encoder as load
 
     return load(path, size=size)

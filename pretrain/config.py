@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from manifests.files import Json
 from pretrain.setting import check, setting
-from pretrain.viewconfig import ViewConfig
+from pretrain.views.viewconfig import ViewConfig
 
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101")
 """Encoders that come from torchvision; other names are timm's."""

@@ -262,14 +262,17 @@ def module(name: str, source: str, *, is_package: bool = False) -> Module:
 BROKEN: list[tuple[Rule, list[Module]]] = [
     (room_walls, [module("manifests.a", "import tiler.grid")]),
     (room_walls, [module("manifests.a", "def f():\n    from pretrain import loss")]),
-    (room_walls, [module("tiler.a", "import importlib\nimportlib.import_module('pretrain.loss')")]),
+    (
+        room_walls,
+        [module("tiler.a", "import importlib\nimportlib.import_module('pretrain.loss')")],
+    ),
     (room_walls, [module("pretrain.a", "from typing import TYPE_CHECKING as T\nimport tiler")]),
     (dependency_owners, [module("tiler.pixels", "import openslide")]),
     (dependency_owners, [module("tiler.slidesx", "from openslide import OpenSlide")]),
     (dependency_owners, [module("tiler.run", "def f():\n    import dask.distributed")]),
     (dependency_owners, [module("manifests.store", "from torch import Tensor")]),
     (dependency_owners, [module("tiler.demo", "import torchvision.transforms")]),
-    (dependency_owners, [module("pretrain.train", "import click")]),
+    (dependency_owners, [module("pretrain.running.train", "import click")]),
     (unsafe_imports, [module("manifests.store", "def f():\n    import pickle")]),
     (
         import_rings,
@@ -317,7 +320,7 @@ KEPT = [
     module("tiler.slides.openslide", "import openslide\nfrom tiler.slides.base import Slide"),
     module("tiler.slides.base", "def f():\n    import tiler.slides.openslide"),
     module("tiler.executor", "def f():\n    from dask.distributed import Client"),
-    module("pretrain.loss", "import torch\nfrom manifests import TileStore"),
+    module("pretrain.simclr.loss", "import torch\nfrom manifests import TileStore"),
     module("tiler.long", "def f():\n    '''" + "Doc.\n" * 90 + "'''\n" + "    x = 1\n" * 60),
 ]
 

@@ -156,7 +156,10 @@ def cli_reference() -> str:
         ("histotile", histotile, ["catalog", "list"]),
         ("histotile", histotile, ["catalog", "show"]),
         ("histotile", histotile, ["demo"]),
-        *(("histopretrain", histopretrain, [verb]) for verb in ("run", "sample", "export", "bench")),
+        *(
+            ("histopretrain", histopretrain, [verb])
+            for verb in ("run", "sample", "export", "bench")
+        ),
     ):
         shown = CliRunner().invoke(
             command, [*arguments, "--help"], prog_name=program, terminal_width=100

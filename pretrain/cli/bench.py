@@ -13,7 +13,7 @@ from pretrain.cli.options import config_options, make_config
 from pretrain.cli.run import needs_extra
 
 if TYPE_CHECKING:
-    from pretrain.bench import BenchResult
+    from pretrain.running.bench import BenchResult
 
 
 @click.command()
@@ -33,7 +33,7 @@ def bench(manifest: Path, rounds: int, steps: int, as_json: bool, **flags: Any) 
     with exit_codes():
         config = make_config(flags)
         with needs_extra():
-            from pretrain.bench import bench as measure
+            from pretrain.running.bench import bench as measure
         with Display("rounds") as display:
             result = measure(config, manifest, rounds=rounds, steps=steps, tell=display.say)
         if as_json:

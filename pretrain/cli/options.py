@@ -15,7 +15,7 @@ import click
 
 from pretrain.config import TrainConfig
 from pretrain.errors import ConfigError
-from pretrain.viewconfig import ViewConfig, make_view_config
+from pretrain.views.viewconfig import ViewConfig, make_view_config
 
 Callback = Callable[..., Any]
 

@@ -18,9 +18,9 @@ from pretrain.errors import ConfigError
 
 if TYPE_CHECKING:
     from pretrain.config import TrainConfig
-    from pretrain.plan import Plan
-    from pretrain.progress import StepMetrics, TrainResult
-    from pretrain.scores import Scores
+    from pretrain.running.plan import Plan
+    from pretrain.running.progress import StepMetrics, TrainResult
+    from pretrain.watch.scores import Scores
 
 _SECONDS_PER_LINE = 5.0
 _STRATA_SHOWN = 12
@@ -73,8 +73,8 @@ def _run(
 ) -> None:
     config = make_config(flags)
     with needs_extra():
-        from pretrain.stopping import Stopper
-        from pretrain.train import train
+        from pretrain.running.stopping import Stopper
+        from pretrain.running.train import train
     if out is None:
         out = _default_folder(manifest, config, resume)
     is_first = os.environ.get("RANK", "0") == "0"
@@ -176,7 +176,7 @@ def _print_result(result: TrainResult) -> None:
 def _default_folder(manifest: Path, config: TrainConfig, resume: str) -> Path:
     """A folder below runs/ named after the data: that of a like run which can go on, else new."""
     from manifests import load_manifest
-    from pretrain.runfolder import can_go_on
+    from pretrain.running.runfolder import can_go_on
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("several processes train together here: give --out, one for all of them")

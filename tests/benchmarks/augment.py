@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from pretrain.augment import MEAN, STD, both_views
-from pretrain.viewconfig import make_view_config
+from pretrain.views.augment import MEAN, STD, both_views
+from pretrain.views.viewconfig import make_view_config
 
 Maker = Callable[[Tensor], object]
 
@@ -46,7 +46,7 @@ class Times:
 
 
 def histotile_views(preset: str, size: int) -> Maker:
-    """Both views of each tile by `pretrain.augment`."""
+    """Both views of each tile by `pretrain.views.augment`."""
     config = make_view_config(preset)
     return lambda tiles: both_views(config, 0, tiles, np.arange(len(tiles)), size)
 

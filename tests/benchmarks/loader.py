@@ -31,10 +31,10 @@ from manifests.files import crc32c, spec_hash
 from manifests.layout import TilesLayout
 from manifests.store import GroupPlan, StoreWriter, open_store
 from pretrain.config import TrainConfig
-from pretrain.feed import MOST_BATCHES_AHEAD, feed
-from pretrain.loader import TileLoader
-from pretrain.mix import Mix, resolve_mix
-from pretrain.sampler import Sampler
+from pretrain.loading.feed import MOST_BATCHES_AHEAD, feed
+from pretrain.loading.loader import TileLoader
+from pretrain.mixing.mix import Mix, resolve_mix
+from pretrain.mixing.sampler import Sampler
 from tests.benchmarks.measure import machine
 from tests.benchmarks.rounds import Spread, spread
 from tests.benchmarks.slide import STAINED, source_pixels

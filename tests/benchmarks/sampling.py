@@ -18,8 +18,8 @@ from pathlib import Path
 
 from manifests import Manifest, load_manifest, save_manifest
 from pretrain.config import TrainConfig
-from pretrain.mix import resolve_mix
-from pretrain.sampler import Sampler
+from pretrain.mixing.mix import resolve_mix
+from pretrain.mixing.sampler import Sampler
 from tests.benchmarks.make_manifests import made_up_entry
 
 _SELF = "tests.benchmarks.sampling"

@@ -25,10 +25,10 @@ from torch import nn
 
 from manifests import load_manifest
 from manifests.store import open_store
-from pretrain.bench import bench
 from pretrain.config import TrainConfig
-from pretrain.plan import pick_device
-from pretrain.viewconfig import make_view_config
+from pretrain.running.bench import bench
+from pretrain.running.plan import pick_device
+from pretrain.views.viewconfig import make_view_config
 from tests.benchmarks.measure import machine
 
 WARM_UP_STEPS = 2

@@ -13,7 +13,7 @@ from manifests.codec import Rgb, TileCodec
 from manifests.files import spec_hash
 from manifests.layout import TilesLayout
 from manifests.store import GroupPlan, StoreWriter
-from pretrain.mix import Mix, Slide, Source, Stratum
+from pretrain.mixing.mix import Mix, Slide, Source, Stratum
 from tests.manifests.make import tile_pixels
 
 LOSSLESS = TileCodec("zstd", level=1)

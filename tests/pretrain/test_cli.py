@@ -71,7 +71,9 @@ def test_one_command_trains_an_encoder(
     assert lines[2].startswith("features: ")
     assert lines[3] == f"encoder: {tmp_path / 'out' / 'encoder.safetensors'}"
     assert (tmp_path / "out" / "encoder.safetensors").is_file()
-    assert "32 tiles of 4 slides (H&E × colon, H&E × lung, Ki67 × colon, Ki67 × lung)" in captured.err
+    assert (
+        "32 tiles of 4 slides (H&E × colon, H&E × lung, Ki67 × colon, Ki67 × lung)" in captured.err
+    )
     assert "4/4 steps" in captured.err
     assert "\x1b" not in captured.err
 
@@ -171,7 +173,7 @@ def test_interruptions_and_full_disks_have_their_codes(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("pretrain.train.train", fail)
+    monkeypatch.setattr("pretrain.running.train.train", fail)
     assert call("run", manifest) == code
     assert words in capfd.readouterr().err
 

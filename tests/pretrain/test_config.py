@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pretrain.config import ARCHS, TrainConfig
+from pretrain.config import TrainConfig
 from pretrain.errors import ConfigError
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from pretrain.cli.options import config_options, make_config
 from pretrain.config import TrainConfig
 from pretrain.errors import ConfigError
-from pretrain.viewconfig import PRESETS, ViewConfig
+from pretrain.views.viewconfig import PRESETS, ViewConfig
 
 FIELDS = [item.name for item in dataclasses.fields(TrainConfig) if item.name != "views"]
 VIEWS = [item.name for item in dataclasses.fields(ViewConfig)]
@@ -132,7 +132,7 @@ def test_a_flag_counts_more_than_the_file(tmp_path: Path) -> None:
         ("balance = [1]", "balance must be a list of texts, got [1]"),
         ("views = 3", "views must be a preset's name or a table"),
         ("[views]\ncrop-area = [0.5]", "crop-area must be a list of two numbers"),
-        ("[views]\npreset = 'strong'", "views must be one of simclr, histology, none"),
+        ("[views]\npreset = 'strong'", "views must be one of histology, simclr, none"),
         ("head = 'mlp'", "head must be one of paper, simclr, simclr2, got 'mlp'"),
         ("epochs = ", "is not TOML"),
     ],

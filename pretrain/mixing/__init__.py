@@ -1,0 +1,1 @@
+"""Which tile comes next: strata, their shares, and samples that are functions of their number."""

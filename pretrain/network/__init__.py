@@ -1,0 +1,1 @@
+"""Encoders, their first weights, and the files and cards in which they leave."""
