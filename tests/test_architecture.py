@@ -25,6 +25,16 @@ FORBIDDEN_ROOMS = {
     "tiler": {"pretrain"},
     "pretrain": {"tiler"},
 }
+TRAINING_ROOMS: dict[str, set[str]] = {
+    "mixing": set(),
+    "views": {"mixing"},
+    "loading": {"mixing"},
+    "network": {"views"},
+    "simclr": set(),
+    "watch": {"mixing", "views", "loading"},
+    "running": {"mixing", "views", "loading", "network", "simclr", "watch"},
+}
+"""The rooms inside `pretrain`, and those that each may import; only `cli` may import all."""
 OWNERS = {
     "openslide": ("tiler.slides",),
     "dask": ("tiler.executor",),
@@ -151,6 +161,21 @@ def room_walls(modules: list[Module]) -> list[str]:
     ]
 
 
+def training_rooms(modules: list[Module]) -> list[str]:
+    """Imports between the rooms of `pretrain` that go the wrong way."""
+    found = []
+    for module in modules:
+        parts = module.name.split(".")
+        if parts[0] != "pretrain" or len(parts) < 3 or parts[1] not in TRAINING_ROOMS:
+            continue
+        allowed = TRAINING_ROOMS[parts[1]] | {parts[1]}
+        for name in imports(module):
+            room = name.split(".")[1:2]
+            if name.startswith("pretrain.") and set(room) & (TRAINING_ROOMS.keys() - allowed):
+                found.append(f"{module.name} imports {name}")
+    return found
+
+
 def dependency_owners(modules: list[Module]) -> list[str]:
     """Imports of a dependency outside of the modules that own it."""
     return [
@@ -233,6 +258,7 @@ Rule = Callable[[list[Module]], list[str]]
 
 RULES: tuple[Rule, ...] = (
     room_walls,
+    training_rooms,
     dependency_owners,
     unsafe_imports,
     unguarded_writing,
@@ -267,6 +293,8 @@ BROKEN: list[tuple[Rule, list[Module]]] = [
         [module("tiler.a", "import importlib\nimportlib.import_module('pretrain.loss')")],
     ),
     (room_walls, [module("pretrain.a", "from typing import TYPE_CHECKING as T\nimport tiler")]),
+    (training_rooms, [module("pretrain.mixing.a", "from pretrain.loading.loader import x")]),
+    (training_rooms, [module("pretrain.views.a", "def f():\n    import pretrain.running.train")]),
     (dependency_owners, [module("tiler.pixels", "import openslide")]),
     (dependency_owners, [module("tiler.slidesx", "from openslide import OpenSlide")]),
     (dependency_owners, [module("tiler.run", "def f():\n    import dask.distributed")]),

@@ -35,7 +35,7 @@ def export(run: Path, out: Path | None, ema: bool | None, force: bool) -> None:
     with exit_codes():
         with needs_extra():
             from pretrain.network.encoder import ENCODER_FILE
-            from pretrain.network.export import export_run
+            from pretrain.running.export import export_run
         exported = export_run(run, out or run / ENCODER_FILE, ema=ema, force=force)
         info = exported.info
         click.echo(f"encoder: {exported.encoder} ({info.arch}, {info.features} features)")

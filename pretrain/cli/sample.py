@@ -15,7 +15,7 @@ from pretrain.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pretrain.mixing.montage import Row
+    from pretrain.watch.montage import Row
 
 _SETTINGS = (
     "seed",
@@ -62,7 +62,7 @@ def sample(
     with exit_codes():
         from manifests.files import pretty_json
         from manifests.listing import print_listing
-        from pretrain.mixing.sample import sample_listing, take_sample, tile_rows
+        from pretrain.watch.sample import sample_listing, take_sample, tile_rows
 
         taken = take_sample(make_config(flags), manifest, draws)
         if as_json:
@@ -76,7 +76,7 @@ def sample(
         if more := len(taken.strata) - len(rows):
             click.echo(f"{out / 'tiles.png'} leaves out {more} more strata", err=True)
         try:
-            from pretrain.mixing.sample import view_rows
+            from pretrain.watch.sample import view_rows
 
             rows = view_rows(taken)
         except ModuleNotFoundError as error:
@@ -91,7 +91,7 @@ def sample(
 
 def _write(file: Path, rows: Sequence[Row], side: int, headings: Sequence[str] = ()) -> None:
     from manifests.files import write_atomic
-    from pretrain.mixing.montage import montage
+    from pretrain.watch.montage import montage
 
     data = io.BytesIO()
     montage(rows, side, headings).save(data, "PNG")

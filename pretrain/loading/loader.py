@@ -119,7 +119,7 @@ class TileLoader:
         Args:
             tiles: uint8 of `batch_shape`, contiguous: where to put the tiles.
         """
-        draws = self._sampler.batch(step)[self._mine]
+        draws = self._sampler.batch(step, self._mine)
         if tiles is None:
             tiles = np.empty(self.batch_shape, dtype=np.uint8)
         return Filling(self, draws, tiles)

@@ -22,8 +22,8 @@ from pretrain.config import TrainConfig
 from pretrain.loading.feed import feed
 from pretrain.loading.loader import TileLoader
 from pretrain.mixing.sampler import Sampler
+from pretrain.running.learner import Learner
 from pretrain.running.plan import Plan, make_plan, pick_device
-from pretrain.simclr.learner import Learner
 from pretrain.simclr.ranks import join_ranks
 
 WARM_UP_STEPS = 3

@@ -25,13 +25,13 @@ from pretrain.loading.feed import Fed, feed
 from pretrain.loading.loader import TileLoader
 from pretrain.mixing.sampler import Sampler
 from pretrain.network.encoder import ENCODER_FILE
-from pretrain.network.export import export_run
 from pretrain.running.checkpoint import newest_checkpoint, write_checkpoint
+from pretrain.running.export import export_run
+from pretrain.running.learner import Learner, NotFinite
 from pretrain.running.plan import Plan, make_plan, pick_device
 from pretrain.running.progress import Clock, Observer, Progress, StepMetrics, TrainResult
 from pretrain.running.runfolder import begin_folder, check_folder, locked
 from pretrain.running.stopping import Stopper
-from pretrain.simclr.learner import Learner, NotFinite
 from pretrain.simclr.ranks import Ranks, join_ranks
 from pretrain.watch.logs import RunLog
 from pretrain.watch.monitor import Monitor

@@ -14,7 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import pretrain.simclr.learner as learning  # noqa: E402
+import pretrain.running.learner as learning  # noqa: E402
 from manifests import ManifestError, StoreError, load_manifest, save_manifest  # noqa: E402
 from pretrain.config import TrainConfig  # noqa: E402
 from pretrain.errors import ConfigError, TrainingError  # noqa: E402

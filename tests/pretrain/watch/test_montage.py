@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from manifests.codec import Rgb
-from pretrain.mixing.montage import Row, montage
+from pretrain.watch.montage import Row, montage
 
 LABELS = 240
 GAP = 4

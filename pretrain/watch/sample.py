@@ -24,8 +24,8 @@ from pretrain.config import BATCH_SIZE, IMAGE_SIZE_PX, TrainConfig
 from pretrain.errors import ConfigError
 from pretrain.loading.loader import resized
 from pretrain.mixing.mix import Mix, pick_split, resolve_mix
-from pretrain.mixing.montage import Row
 from pretrain.mixing.sampler import Draw, Sampler
+from pretrain.watch.montage import Row
 
 _TILES_PER_ROW = 8
 _MOST_ROWS = 60

@@ -17,8 +17,8 @@ from manifests import load_manifest
 from pretrain.cli.sample import sample
 from pretrain.config import TrainConfig
 from pretrain.mixing.mix import resolve_mix
-from pretrain.mixing.sample import sample_listing, take_sample, tile_rows
 from pretrain.mixing.sampler import Sampler
+from pretrain.watch.sample import sample_listing, take_sample, tile_rows
 from tests.pretrain.make import damage_tile, make_slide, numbered_tiles, save
 
 

@@ -20,9 +20,9 @@ from pretrain.config import TrainConfig  # noqa: E402
 from pretrain.errors import CheckpointError, ConfigError  # noqa: E402
 from pretrain.network.card import model_card, read_curves  # noqa: E402
 from pretrain.network.encoder import load_encoder  # noqa: E402
-from pretrain.network.export import export_run  # noqa: E402
 from pretrain.network.model import build_model  # noqa: E402
 from pretrain.running.checkpoint import write_checkpoint  # noqa: E402
+from pretrain.running.export import export_run  # noqa: E402
 from pretrain.running.train import train  # noqa: E402
 from tests.manifests.make import tile_pixels  # noqa: E402
 from tests.pretrain.make import two_by_two  # noqa: E402
