@@ -99,7 +99,8 @@ def draw(runs: Sequence[Path], names: Sequence[str]) -> str:
     font = 'font-family="sans-serif" font-size="11" fill="#333"'
     inside = "\n".join([left.svg(), right.svg(), *legend])
     paper = '<rect width="100%" height="100%" fill="white"/>'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{paper}\n<g {font}>\n{inside}\n</g></svg>\n'
+    start = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>'
+    return f"{start}{paper}\n<g {font}>\n{inside}\n</g></svg>\n"
 
 
 def main() -> None:
