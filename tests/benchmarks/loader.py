@@ -1,6 +1,6 @@
 """Tiles a second into training batches: `python -m tests.benchmarks.loader`.
 
-Makes a set of JPEG stores (256 px, quality 90, tissue of the slide in `HISTOTILE_TEST_DATA`), then
+Makes a set of JPEG stores (by default 256 px, quality 90, of tissue of the slide in `HISTOTILE_TEST_DATA`), then
 reads tiles in random order by turns, n times each, on 1 and on 2 threads: through `feed` (draws,
 checksums, batches; once it has all the memory that it uses), at the bare limit (open descriptors,
 known places, pread, decode; no sampler, no checksum, no batch), and through zarr-python (`z[i]`).
@@ -39,32 +39,40 @@ from tests.benchmarks.measure import machine
 from tests.benchmarks.rounds import Spread, spread
 from tests.benchmarks.slide import STAINED, source_pixels
 
-TILE_PX = 256
-QUALITY = 90
 SHARD_TILES = 512
 BATCH = 250
 ZARR_PART = 20
 """zarr-python reads so many times fewer tiles."""
 
 
-def tissue_tiles(count: int) -> list[bytes]:
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What tiles are like."""
+
+    size: int
+    """Pixels of a side."""
+    quality: int
+    """Of JPEG, 4:4:4."""
+
+
+def tissue_tiles(count: int, kind: Kind) -> list[bytes]:
     """So many different JPEG tiles, each mostly tissue, turned and mirrored."""
     rng = np.random.default_rng(0)
     source = source_pixels()
     found: list[bytes] = []
     while len(found) < count:
-        y, x = (int(rng.integers(edge - TILE_PX)) for edge in source.shape[:2])
-        tile = source[y : y + TILE_PX, x : x + TILE_PX]
+        y, x = (int(rng.integers(edge - kind.size)) for edge in source.shape[:2])
+        tile = source[y : y + kind.size, x : x + kind.size]
         if (tile.max(axis=2).astype(np.int16) - tile.min(axis=2) > STAINED).mean() > 0.6:
             turned = np.rot90(tile, int(rng.integers(4)))[:, :: rng.choice([-1, 1])]
-            found.append(encode_jpeg(np.ascontiguousarray(turned), QUALITY, "444"))
+            found.append(encode_jpeg(np.ascontiguousarray(turned), kind.quality, "444"))
     return found
 
 
-def make_store(root: Path, number: int, tiles: Sequence[bytes]) -> StoreEntry:
+def make_store(root: Path, number: int, tiles: Sequence[bytes], kind: Kind) -> StoreEntry:
     """A committed store of these tiles, and its entry; each has another organ."""
-    codec = TileCodec("jpeg", QUALITY)
-    layout = TilesLayout(len(tiles), TILE_PX, SHARD_TILES, codec)
+    codec = TileCodec("jpeg", kind.quality)
+    layout = TilesLayout(len(tiles), kind.size, SHARD_TILES, codec)
     spec = {"codec": codec.to_json()}
     uuid = f"12345678-1234-5678-1234-{number:012x}"
     writer = StoreWriter(root / f"slide-{number}.zarr")
@@ -83,16 +91,16 @@ def make_store(root: Path, number: int, tiles: Sequence[bytes]) -> StoreEntry:
         spec_hash=spec_hash(spec),
         stain="H&E",
         organ=f"organ-{number % 5}",
-        resolutions=(Resolution("0.5", (0.5, 0.5), 0.5, TILE_PX, len(tiles), 0, (1.0, 1.0)),),
+        resolutions=(Resolution("0.5", (0.5, 0.5), 0.5, kind.size, len(tiles), 0, (1.0, 1.0)),),
     )
 
 
-def make_set(root: Path, slides: int, tiles: int) -> Manifest:
+def make_set(root: Path, slides: int, tiles: int, kind: Kind) -> Manifest:
     """Slides that hold the same tiles, each in its own order: no two reads share a page."""
-    encoded = tissue_tiles(tiles)
+    encoded = tissue_tiles(tiles, kind)
     rng = np.random.default_rng(1)
     entries = [
-        make_store(root, number, [encoded[i] for i in rng.permutation(tiles)])
+        make_store(root, number, [encoded[i] for i in rng.permutation(tiles)], kind)
         for number in range(slides)
     ]
     return Manifest(tuple(entries), root)
@@ -129,7 +137,8 @@ def open_set(manifest: Manifest) -> Set:
     places: list[list[Place]] = []
     for entry in manifest.stores:
         found: list[Place] = []
-        layout = TilesLayout(entry.resolutions[0].tiles, TILE_PX, SHARD_TILES, TileCodec("jpeg"))
+        (held,) = entry.resolutions
+        layout = TilesLayout(held.tiles, held.tile_size, SHARD_TILES, TileCodec("jpeg"))
         for shard in range(layout.shards):
             file = manifest.store_path(entry) / "0.5" / layout.shard_file(shard)
             descriptor = os.open(file, os.O_RDONLY)
@@ -263,10 +272,11 @@ def parts(data: Set, count: int) -> Iterator[tuple[str, float]]:
     for jpeg in encoded:
         crc32c(jpeg)
     yield "  of which crc32c", _us(began, len(draws))
-    batch = np.zeros((BATCH, TILE_PX, TILE_PX, 3), np.uint8)
+    size = data.mix.tile_size
+    batch = np.zeros((BATCH, size, size, 3), np.uint8)
     began = time.thread_time()
     for jpeg, out in zip(encoded, itertools.cycle(batch), strict=False):
-        decode_jpeg(jpeg, TILE_PX, TILE_PX, out)
+        decode_jpeg(jpeg, size, size, out)
     yield "decode into the batch", _us(began, len(draws))
 
 
@@ -279,6 +289,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--slides", type=int, default=20)
     parser.add_argument("--tiles", type=int, default=1000, help="of each slide")
+    parser.add_argument("--size", type=int, default=256, help="pixels of a tile's side")
+    parser.add_argument("--quality", type=int, default=90, help="of JPEG")
     parser.add_argument("--read", type=int, default=10_000, help="tiles a run")
     parser.add_argument("-n", type=int, default=5, help="runs of each")
     parser.add_argument("--work", type=Path, help="folder to make the stores in")
@@ -286,7 +298,8 @@ def main() -> None:
     facts = machine()
     print(f"{facts['processor']}, {facts['cores']} cores, Python {facts['python']}")
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
-        manifest = make_set(Path(folder), arguments.slides, arguments.tiles)
+        kind = Kind(arguments.size, arguments.quality)
+        manifest = make_set(Path(folder), arguments.slides, arguments.tiles, kind)
         data = open_set(manifest)
         for threads in (1, 2):
             compare(data, arguments.read, threads, arguments.n)
