@@ -162,12 +162,23 @@ def load_encoder(path: str | Path, *, size: int | None = None) -> tuple[nn.Modul
 
 def is_encoder(path: Path) -> bool:
     """Whether a file is an encoder that histotile wrote, of whatever version."""
+    return _metadata(path).get("format") == FORMAT
+
+
+def steps_behind(path: Path) -> int | None:
+    """Optimizer steps behind the encoder in a file; None if histotile wrote no such file."""
+    said = _metadata(path)
+    return said.get("steps") if said.get("format") == FORMAT else None
+
+
+def _metadata(path: Path) -> dict[str, Json]:
+    """What a file says of itself; empty if it is not there, or not one of histotile's."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             said = json.loads((file.metadata() or {}).get("histotile", "{}"))
     except (OSError, ValueError, safetensors.SafetensorError):
-        return False
-    return isinstance(said, dict) and said.get("format") == FORMAT
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,12 @@ from pathlib import Path
 from manifests.files import Json, pretty_json, remove_temporaries, write_atomic
 from pretrain.config import TrainConfig
 from pretrain.errors import ConfigError, RunBusy
-from pretrain.network.encoder import ENCODER_FILE
+from pretrain.network.encoder import ENCODER_FILE, steps_behind
 from pretrain.running.plan import Plan
 from pretrain.views.viewconfig import ViewConfig
 
 CONFIG_FILE = "config.json"
 MIX_FILE = "mix.json"
-RESUMES = ("auto", "never")
 
 
 @contextlib.contextmanager
@@ -76,12 +75,20 @@ def check_folder(plan: Plan, resume: str) -> bool:
 
 def can_go_on(out: Path, config: TrainConfig) -> bool:
     """Whether an unfinished run lies in a folder whose settings are those that `config` gives."""
-    if not (out / CONFIG_FILE).is_file() or (out / ENCODER_FILE).exists():
+    if not (out / CONFIG_FILE).is_file():
         return False
-    before = _json(out / CONFIG_FILE).get("train", {})
+    recipe = _json(out / CONFIG_FILE)
+    if is_finished(out, recipe.get("steps")):
+        return False
+    before = recipe.get("train", {})
     given = json.loads(json.dumps(config.to_json()))
     names = exact_names(config) - {"precision"}
     return all(given[name] in (None, before.get(name)) for name in names)
+
+
+def is_finished(out: Path, steps: int | None) -> bool:
+    """Whether a run folder holds the encoder after the run's last step, not one from before it."""
+    return steps is not None and steps_behind(out / ENCODER_FILE) == steps
 
 
 def begin_folder(plan: Plan) -> None:

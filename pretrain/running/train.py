@@ -30,7 +30,7 @@ from pretrain.running.export import export_run
 from pretrain.running.learner import Learner, NotFinite
 from pretrain.running.plan import Plan, make_plan, pick_device
 from pretrain.running.progress import Clock, Observer, Progress, StepMetrics, TrainResult
-from pretrain.running.runfolder import begin_folder, check_folder, locked
+from pretrain.running.runfolder import begin_folder, check_folder, is_finished, locked
 from pretrain.running.stopping import Stopper
 from pretrain.simclr.ranks import Ranks, join_ranks
 from pretrain.watch.logs import RunLog
@@ -124,7 +124,7 @@ class _Run:
             return self.begun()
         _, tensors, state = found
         self._progress = Progress.from_json(state["progress"])
-        if self._progress.step >= self._plan.steps and self._encoder.is_file():
+        if is_finished(self._plan.out, self._plan.steps):
             return self._result(was_done=True)
         if self._plan.config.deterministic:
             torch.set_num_threads(state["threads"])

@@ -21,7 +21,8 @@ from pretrain.config import TrainConfig  # noqa: E402
 from pretrain.errors import ConfigError, DiskFull, Interrupted, RunBusy  # noqa: E402
 from pretrain.network.encoder import ENCODER_FILE, load_encoder  # noqa: E402
 from pretrain.running.checkpoint import checkpoints, read_checkpoint  # noqa: E402
-from pretrain.running.runfolder import locked  # noqa: E402
+from pretrain.running.export import export_run  # noqa: E402
+from pretrain.running.runfolder import can_go_on, locked  # noqa: E402
 from pretrain.running.stopping import Stopper  # noqa: E402
 from pretrain.running.train import StepMetrics, train  # noqa: E402
 from tests.pretrain.make import two_by_two  # noqa: E402
@@ -116,6 +117,24 @@ def test_a_finished_run_is_left_as_it_is(manifest: Path, tmp_path: Path) -> None
     assert not first.was_done
     assert (again.first_loss, again.final_loss) == (first.first_loss, first.final_loss)
     assert len(without_times(tmp_path / "run")) == 4
+
+
+def test_an_encoder_taken_out_before_the_end_does_not_finish_a_run(
+    manifest: Path, tmp_path: Path
+) -> None:
+    whole = train(LONG, manifest, tmp_path / "whole")
+    out = tmp_path / "run"
+    stop_after(3, LONG, manifest, out)
+    export_run(out, out / ENCODER_FILE)
+    early = (out / ENCODER_FILE).read_bytes()
+    assert can_go_on(out, LONG)
+    train(LONG, manifest, out)
+    assert not can_go_on(out, LONG)
+    # As if the run had been killed after its last checkpoint, before it wrote its encoder.
+    (out / ENCODER_FILE).write_bytes(early)
+    assert can_go_on(out, LONG)
+    assert not train(LONG, manifest, out).was_done
+    assert (out / ENCODER_FILE).read_bytes() == whole.encoder.read_bytes()
 
 
 def test_a_run_without_a_checkpoint_begins_again(manifest: Path, tmp_path: Path) -> None:
