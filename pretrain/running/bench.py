@@ -24,7 +24,8 @@ from pretrain.loading.loader import TileLoader
 from pretrain.mixing.sampler import Sampler
 from pretrain.running.learner import Learner
 from pretrain.running.plan import Plan, make_plan, pick_device
-from pretrain.simclr.ranks import join_ranks
+from pretrain.running.train import torch_as_asked
+from pretrain.simclr.ranks import Ranks, join_ranks
 
 WARM_UP_STEPS = 3
 
@@ -76,9 +77,9 @@ def bench(
         ConfigError, ManifestError, StoreError: as `train`.
     """
     ranks = join_ranks(pick_device(config.device))
-    with closing(ranks):
+    with closing(ranks), torch_as_asked(config, ranks.device):
         plan = make_plan(config, manifest, Path(), ranks.world)
-        rig = _Rig(plan, Learner(plan, ranks), ranks.device)
+        rig = _Rig(plan, Learner(plan, ranks), ranks)
         rig.whole(WARM_UP_STEPS)
         rig.fixed(WARM_UP_STEPS)
         found: dict[str, list[float]] = {"fixed": [], "whole": [], "reading": [], "viewing": []}
@@ -109,14 +110,15 @@ def bench(
 class _Rig:
     """The parts of a run, to be timed one by one; each method gives images per second."""
 
-    def __init__(self, plan: Plan, learner: Learner, device: torch.device) -> None:
-        config = plan.config
+    def __init__(self, plan: Plan, learner: Learner, ranks: Ranks) -> None:
+        config, device = plan.config, ranks.device
         self._plan, self._learner, self._device = plan, learner, device
         self.threads = plan.threads
         sampler = Sampler(
             plan.mix, config.seed, plan.batch_size, config.max_per_slide, config.max_per_patient
         )
-        self._loader = TileLoader(plan.manifest, plan.mix, sampler, plan.batch_size)
+        part = ranks.rank, ranks.world
+        self._loader = TileLoader(plan.manifest, plan.mix, sampler, plan.batch_size, part=part)
         self._next = 0
         with closing(feed(self._loader, range(1), self.threads, device)) as batches:
             first = next(iter(batches))

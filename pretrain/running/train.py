@@ -64,7 +64,7 @@ def train(
         DiskFull: a checkpoint found no room.
     """
     ranks = join_ranks(pick_device(config.device))
-    with closing(ranks), _torch_as_asked(config):
+    with closing(ranks), torch_as_asked(config, ranks.device):
         plan = make_plan(config, manifest, out, ranks.world)
         if not ranks.agree(int(plan.digest()[:15], 16)):
             raise ConfigError("the processes were started with different settings or manifests")
@@ -76,7 +76,7 @@ def train(
 
 
 @contextlib.contextmanager
-def _torch_as_asked(config: TrainConfig) -> Iterator[None]:
+def torch_as_asked(config: TrainConfig, device: torch.device) -> Iterator[None]:
     """Switches of torch that hold for the whole process, put back afterwards."""
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     if config.deterministic:
@@ -84,7 +84,8 @@ def _torch_as_asked(config: TrainConfig) -> Iterator[None]:
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not config.deterministic
     try:
-        with torch.random.fork_rng():
+        # Without a list it asks every GPU of the machine for its generator.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
     finally:
         torch.use_deterministic_algorithms(before[0])
@@ -285,4 +286,4 @@ class _Run:
         )
 
 
-__all__ = ["Observer", "StepMetrics", "TrainResult", "train"]
+__all__ = ["Observer", "StepMetrics", "TrainResult", "torch_as_asked", "train"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,18 @@ def test_a_bench_measures_each_part_of_each_round_and_writes_nothing(tmp_path: P
         assert 0 < least <= median <= most
     slowest, fastest = found.whole[1] / found.fixed[2], found.whole[2] / found.fixed[1]
     assert slowest <= found.share <= fastest
+
+
+def test_a_bench_has_the_kernels_of_a_run(tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    def note(_: str) -> None:
+        seen.append(torch.backends.cudnn.benchmark)
+
+    manifest = two_by_two(tmp_path / "tiles")
+    bench(TINY, manifest, rounds=1, steps=1, tell=note)
+    bench(replace(TINY, deterministic=True), manifest, rounds=1, steps=1, tell=note)
+    assert seen == [True, False]
 
 
 def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:

@@ -312,6 +312,16 @@ def test_a_missing_manifest_is_one_sentence(tmp_path: Path) -> None:
         train(TINY, tmp_path / "none.json", tmp_path / "run")
 
 
+def test_a_run_on_a_cpu_leaves_the_gpus_of_the_machine_alone(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def touched() -> int:
+        raise AssertionError("a GPU was asked for")
+
+    monkeypatch.setattr(torch.cuda, "device_count", touched)
+    assert train(replace(TINY, max_steps=1), manifest, tmp_path / "run").steps == 1
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_asking_for_a_gpu_where_there_is_none_is_refused(manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="torch sees no CUDA GPU"):
