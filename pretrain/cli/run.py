@@ -128,8 +128,8 @@ class _Shown:
     def looked(self, step: int, scores: Scores) -> None:
         self._display.say(f"Features after step {step}: {_scored(scores)}")
 
-    def damaged(self, slide: str, tile: int) -> None:
-        self._display.say(f"Note: tile {tile} of {slide} is damaged; another of its slide is taken")
+    def damaged(self, tile: str) -> None:
+        self._display.say(f"Note: tile {tile} is damaged; another of its slide is taken")
 
 
 def _scored(scores: Scores) -> str:
@@ -159,10 +159,9 @@ def _print_result(result: TrainResult) -> None:
     if result.was_done:
         click.echo("Nothing to do: this run is finished.", err=True)
     if result.damaged:
-        slide, tile = result.damaged[0]
         click.echo(
             "Note: damaged tiles that others of their slides replaced: "
-            f"{len(result.damaged)}, the first is tile {tile} of {slide}",
+            f"{len(result.damaged)}, the first is {result.damaged[0]}",
             err=True,
         )
     click.echo(

@@ -46,8 +46,8 @@ class Fed:
     """Sample numbers, (B,)."""
     ids: Tensor
     """int64 (B,): equal ids are the same tile."""
-    damaged: tuple[tuple[str, int], ...]
-    """Slide and tile of those that could not be read and were replaced."""
+    damaged: tuple[int, ...]
+    """Ids of tiles that could not be read and were replaced."""
     waited_s: float
     """How long the step waited for them."""
 

@@ -44,8 +44,8 @@ class Batch:
     """Sample numbers, (B,)."""
     ids: npt.NDArray[np.int64]
     """Which tile of the mix each is, (B,); equal ids are the same tile."""
-    damaged: tuple[tuple[str, int], ...] = ()
-    """Slide and tile of those that could not be read and were replaced."""
+    damaged: tuple[int, ...] = ()
+    """Ids of tiles that could not be read and were replaced."""
 
 
 class Filling:
@@ -56,7 +56,7 @@ class Filling:
         self._draws = draws
         self._tiles = tiles
         self._ids = np.empty(len(draws), dtype=np.int64)
-        self._damaged: list[tuple[int, int, str, int]] = []
+        self._damaged: list[tuple[int, int, int]] = []
 
     def read(self, place: int) -> None:
         """Read the tile at a place of the batch, from 0 to B - 1.
@@ -65,12 +65,12 @@ class Filling:
             StoreError: a store is gone, or no tile of a slide can be read.
         """
         self._ids[place], damaged = self._loader.read(self._draws[place], self._tiles[place])
-        self._damaged += [(place, turn, *tile) for turn, tile in enumerate(damaged)]
+        self._damaged += [(place, turn, tile) for turn, tile in enumerate(damaged)]
 
     def batch(self) -> Batch:
         """The batch, once every place was read."""
         numbers = np.array([draw.number for draw in self._draws], dtype=np.int64)
-        damaged = tuple((slide, tile) for _, _, slide, tile in sorted(self._damaged))
+        damaged = tuple(tile for _, _, tile in sorted(self._damaged))
         return Batch(self._tiles, numbers, self._ids, damaged)
 
 
@@ -135,36 +135,38 @@ class TileLoader:
             filling.read(place)
         return filling.batch()
 
-    def name_of(self, tile_id: int) -> tuple[str, str, int]:
-        """Slide, group and index in the group of the tile with an id of `Batch.ids`."""
+    def name_of(self, tile_id: int) -> str:
+        """Slide, group and index in the group of the tile with that id, `colon-1/0.5/17`."""
         slide = bisect_right(self._first_id, tile_id) - 1
-        return self._slides[slide].id, *self._slides[slide].locate(tile_id - self._first_id[slide])
+        group, index = self._slides[slide].locate(tile_id - self._first_id[slide])
+        return f"{self._slides[slide].id}/{group}/{index}"
 
-    def read(self, draw: Draw, out: Rgb) -> tuple[int, list[tuple[str, int]]]:
+    def read(self, draw: Draw, out: Rgb) -> tuple[int, list[int]]:
         """Read the tile drawn, or the next of its slide that can be read.
 
         Args:
             out: uint8 (S, S, 3), contiguous: where to put it.
 
         Returns:
-            The tile's id, and slide and tile of those that could not be read.
+            The tile's id, and the ids of those that could not be read.
 
         Raises:
             StoreError: a store is gone, or no tile of a slide can be read.
         """
         slide, tile = self._slides[draw.slide], draw.tile
-        damaged: list[tuple[str, int]] = []
+        first_id = self._first_id[draw.slide]
+        damaged: list[int] = []
         # Two passes, less a tile: from wherever the draw stands, that holds one whole pass.
         for attempt in range(1, min(2 * slide.tiles, _MOST_ATTEMPTS)):
             name, index = slide.locate(tile)
             group = self._stores.group(slide.id, name)
             try:
                 self._decode(group, index, out)
-                return self._first_id[draw.slide] + tile, damaged
+                return first_id + tile, damaged
             except StoreError as error:
                 if not damaged and not is_committed(group.store.path):
                     raise _removed(group.store.path, error) from error
-                damaged.append((slide.id, tile))
+                damaged.append(first_id + tile)
             tile = self._sampler.substitute(draw, attempt).tile
         raise StoreError(
             f"no tile of {group.store.path} can be read, of {len(set(damaged))} that were drawn; "

@@ -41,8 +41,8 @@ class TrainResult:
     steps: int
     first_loss: float
     final_loss: float
-    damaged: tuple[tuple[str, int], ...]
-    """Slide and tile of those that could not be read and were replaced, sorted."""
+    damaged: tuple[str, ...]
+    """Tiles that could not be read and were replaced, SLIDE/GROUP/INDEX, sorted."""
     scores: Scores | None = None
     """The last look at the features."""
     was_done: bool = False
@@ -64,8 +64,8 @@ class Observer(Protocol):
     def looked(self, step: int, scores: Scores) -> None:
         """The features were looked at."""
 
-    def damaged(self, slide: str, tile: int) -> None:
-        """A tile could not be read and was replaced by another of its slide."""
+    def damaged(self, tile: str) -> None:
+        """A tile, SLIDE/GROUP/INDEX, could not be read and was replaced by another of its slide."""
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ class Progress:
     step: int = 0
     first_loss: float = float("nan")
     final_loss: float = float("nan")
-    damaged: set[tuple[str, int]] = field(default_factory=set)
+    damaged: set[str] = field(default_factory=set)
     scores: Scores | None = None
 
     def to_json(self) -> Json:
@@ -84,7 +84,7 @@ class Progress:
             "step": self.step,
             "first_loss": self.first_loss,
             "final_loss": self.final_loss,
-            "damaged": sorted(map(list, self.damaged)),
+            "damaged": sorted(self.damaged),
             "scores": None if self.scores is None else asdict(self.scores),
         }
 
@@ -95,7 +95,7 @@ class Progress:
             step=data["step"],
             first_loss=data["first_loss"],
             final_loss=data["final_loss"],
-            damaged={(slide, tile) for slide, tile in data["damaged"]},
+            damaged=set(data["damaged"]),
             scores=None if data["scores"] is None else Scores(**data["scores"]),
         )
 

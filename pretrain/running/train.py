@@ -210,22 +210,24 @@ class _Run:
             self._observer.stepped(metrics)
 
     def _note_damage(self, fed: Fed) -> None:
-        for tile in set(fed.damaged) - self._progress.damaged:
+        # Each rank reads a part of the batch, and only the first one tells and counts.
+        met = {self._loader.name_of(tile) for tile in self._ranks.union(fed.damaged)}
+        for tile in sorted(met - self._progress.damaged):
             self._progress.damaged.add(tile)
             if self._observer is not None:
-                self._observer.damaged(*tile)
+                self._observer.damaged(tile)
 
     def _what_is_not_finite(self, error: NotFinite, fed: Fed, step: int) -> str:
         config = self._plan.config
         retried = " at full precision, too" if self._learner.settings.bf16 else ""
         text = f"the loss became {error.loss} at step {step}{retried}"
         ids = fed.ids.tolist()
-        names = ["/".join(map(str, self._loader.name_of(ids[place]))) for place in error.places]
+        names = [self._loader.name_of(ids[place]) for place in error.places]
         if 0 < len(names) < len(ids):
             more = f" and {len(names) - _TILES_NAMED} more" if len(names) > _TILES_NAMED else ""
             text += f", from the tiles {', '.join(names[:_TILES_NAMED])}{more}"
         else:
-            first = "/".join(map(str, self._loader.name_of(ids[0])))
+            first = self._loader.name_of(ids[0])
             text += f", from the whole batch (its first tile is {first})"
         return (
             f"{text}: try an lr below {config.base_lr:g}, or a temperature above "

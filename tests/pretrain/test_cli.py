@@ -109,7 +109,7 @@ def test_a_damaged_tile_is_told_at_the_end(
     assert (
         call("run", path, *TINY, "--epochs", "1", "--device", "cpu", "--out", tmp_path / "o") == 0
     )
-    assert "replaced: 1, the first is tile 0 of a" in capfd.readouterr().err
+    assert "replaced: 1, the first is a/0.5/0" in capfd.readouterr().err
 
 
 def usage_cases() -> list[Any]:

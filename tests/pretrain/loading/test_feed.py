@@ -62,7 +62,7 @@ class MadeUp(TileLoader):
         draws = [Draw(self.tiles * step + i, 0, 0, step) for i in range(self.tiles)]
         return Filling(self, draws, tiles)
 
-    def read(self, draw: Draw, out: Rgb) -> tuple[int, list[tuple[str, int]]]:
+    def read(self, draw: Draw, out: Rgb) -> tuple[int, list[int]]:
         threading.Event().wait(self.slow_s * (draw.number % 3))
         if draw.number in self.gone:
             raise StoreError(f"number {draw.number} is gone")
@@ -173,7 +173,7 @@ def test_closing_ends_the_threads_after_the_tile_that_each_is_at(
     begun: list[int] = []
 
     class Slow(MadeUp):
-        def read(self, draw: Draw, out: Rgb) -> tuple[int, list[tuple[str, int]]]:
+        def read(self, draw: Draw, out: Rgb) -> tuple[int, list[int]]:
             if draw.tile > 0:  # the first batch is read at once, of others each tile waits
                 begun.append(draw.number)
                 assert gate.wait(60)

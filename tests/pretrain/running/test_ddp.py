@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from pretrain.network.encoder import load_encoder  # noqa: E402
-from tests.pretrain.make import two_by_two  # noqa: E402
+from tests.pretrain.make import damage_tile, two_by_two  # noqa: E402
 
 OPTIONS = ["--batch-size", "8", "--image-size", "32", "--max-steps", "3", "--device", "cpu"]
 OPTIONS += ["--no-tensorboard", "--monitor-every", "0.5", "--head", "simclr", "--optimizer", "lars"]
@@ -30,7 +30,9 @@ def run_on(processes: int, manifest: Path, out: Path) -> subprocess.CompletedPro
 @pytest.mark.slow
 def test_two_processes_train_the_encoder_of_one(tmp_path: Path) -> None:
     manifest = two_by_two(tmp_path / "tiles")
-    losses, weights = [], []
+    for tile in range(3):
+        damage_tile(tmp_path / "tiles" / "lung-1.zarr", "0.5", tile)
+    losses, weights, damaged = [], [], []
     for processes in (1, 2):
         out = tmp_path / f"run-{processes}"
         done = run_on(processes, manifest, out)
@@ -38,8 +40,11 @@ def test_two_processes_train_the_encoder_of_one(tmp_path: Path) -> None:
         assert done.stdout.count("run folder:") == 1
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         losses.append([line["loss"] for line in lines if "loss" in line])
-        weights.append(load_encoder(out / "encoder.safetensors")[0].state_dict())
+        model, transform = load_encoder(out / "encoder.safetensors")
+        weights.append(model.state_dict())
+        damaged.append(transform.info.damaged_tiles)
     assert len(losses[0]) == 3
+    assert damaged[1] == damaged[0] > 0
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
     for name, value in weights[0].items():
         assert torch.allclose(weights[1][name].double(), value.double(), atol=1e-4), name

@@ -69,7 +69,7 @@ def make_run(folder: Path, config: TrainConfig, steps: tuple[int, ...] = (7,)) -
         if config.ema:
             tensors |= tensors_of(config, 100 + step, "ema")
         write_checkpoint(
-            folder, step, tensors, {"progress": {"step": step, "damaged": [["a", 1], ["b", 2]]}}
+            folder, step, tensors, {"progress": {"step": step, "damaged": ["a/0.5/1", "b/0.5/2"]}}
         )
     return folder
 

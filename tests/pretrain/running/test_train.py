@@ -22,6 +22,7 @@ from pretrain.network.encoder import load_encoder  # noqa: E402
 from pretrain.running.checkpoint import checkpoints  # noqa: E402
 from pretrain.running.plan import Plan  # noqa: E402
 from pretrain.running.train import StepMetrics, train  # noqa: E402
+from pretrain.simclr.ranks import Ranks  # noqa: E402
 from pretrain.views.viewconfig import make_view_config  # noqa: E402
 from pretrain.watch.scores import Scores  # noqa: E402
 from tests.manifests.make import tile_pixels  # noqa: E402
@@ -149,7 +150,7 @@ class Recorder:
         self.plans: list[Plan] = []
         self.steps: list[StepMetrics] = []
         self.looks: list[tuple[int, Scores]] = []
-        self.broken: list[tuple[str, int]] = []
+        self.broken: list[str] = []
         self.notes: list[str] = []
 
     def started(self, plan: Plan, step: int) -> None:
@@ -167,8 +168,8 @@ class Recorder:
     def looked(self, step: int, scores: Scores) -> None:
         self.looks.append((step, scores))
 
-    def damaged(self, slide: str, tile: int) -> None:
-        self.broken.append((slide, tile))
+    def damaged(self, tile: str) -> None:
+        self.broken.append(tile)
 
 
 def test_what_is_left_open_is_settled_by_the_data_before_the_first_step(
@@ -187,9 +188,20 @@ def test_damaged_tiles_are_replaced_and_counted(tmp_path: Path) -> None:
     entry = make_slide(tmp_path, "a", {"0.5": tile_pixels(12)})
     damage_tile(tmp_path / "a.zarr", "0.5", 0)
     result = train(TINY, save(tmp_path, entry), tmp_path / "run")
-    assert result.damaged in ((), (("a", 0),))
+    assert result.damaged in ((), ("a/0.5/0",))
     result = train(replace(TINY, batch_size=12), save(tmp_path, entry), tmp_path / "all")
-    assert result.damaged == (("a", 0),)
+    assert result.damaged == ("a/0.5/0",)
+    assert load_encoder(result.encoder)[1].info.damaged_tiles == 1
+
+
+def test_tiles_that_another_process_found_damaged_count_too(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ranks, "union", lambda _ranks, numbers: {*numbers, 9})
+    recorder = Recorder()
+    result = train(replace(TINY, max_steps=2), manifest, tmp_path / "run", recorder)
+    assert len(recorder.broken) == 1
+    assert result.damaged == tuple(recorder.broken)
     assert load_encoder(result.encoder)[1].info.damaged_tiles == 1
 
 
