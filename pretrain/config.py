@@ -76,10 +76,12 @@ class TrainConfig:
         (), "Draw strata more often, 'stain=IHC*:2', or never, 'organ=skin:0'; repeatable."
     )
     max_per_slide: int | None = setting(
-        None, "Most tiles of one slide in a batch.", shown="no limit"
+        None,
+        "Most tiles of one slide in a batch; packed stores without a patient are exempt.",
+        shown="no limit",
     )
     max_per_patient: int | None = setting(
-        None, "Most tiles of one patient in a batch.", shown="no limit"
+        None, "Most tiles of one patient in a batch; the same are exempt.", shown="no limit"
     )
     split: str | None = setting(
         None,

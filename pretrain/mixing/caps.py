@@ -2,8 +2,9 @@
 
 Tiles of one slide are near-copies of each other, and as negatives they teach the wrong thing. A
 draw over a cap goes to another slide of its stratum, so shares stay as they are. Slides are their
-places in `Mix.slides`; a patient that is not known is the slide itself. Everything is a pure
-function of the batch's draws and a key.
+places in `Mix.slides`; a patient that is not known is the slide itself. A packed store of no
+patient has room for any number: of whom its tiles are is not known. Everything is a pure function
+of the batch's draws and a key.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Caps:
             first = len(self._stratum)
             self._members.append(range(first, first + len(stratum.slides)))
             self._stratum.extend([number] * len(stratum.slides))
+        self._pooled = [slide.pooled for slide in mix.slides]
         stores: dict[str, int] = {}
         patients: dict[tuple[bool, str], int] = {}
         self._store = [stores.setdefault(slide.id, len(stores)) for slide in mix.slides]
@@ -126,9 +128,11 @@ class Caps:
     def _capacity(self, stratum: int, limits: Limits) -> int:
         """Places for a stratum that has all its slides and patients to itself."""
         stores: dict[int, set[int]] = defaultdict(set)
-        for slide in self._members[stratum]:
-            stores[self._patient[slide]].add(self._store[slide])
         unlimited = 1 << 62
+        for slide in self._members[stratum]:
+            if self._pooled[slide]:
+                return unlimited
+            stores[self._patient[slide]].add(self._store[slide])
         per_slide = unlimited if limits.per_slide is None else limits.per_slide
         per_patient = unlimited if limits.per_patient is None else limits.per_patient
         return sum(min(per_patient, len(own) * per_slide) for own in stores.values())
@@ -188,7 +192,8 @@ class Caps:
         return (members[permute(own, len(members), i)] for i in range(len(members)))
 
     def _has_room(self, batch: _Filled, slide: int) -> bool:
-        return not (self._store_is_full(batch, slide) or self._patient_is_full(batch, slide))
+        full = self._store_is_full(batch, slide) or self._patient_is_full(batch, slide)
+        return self._pooled[slide] or not full
 
     def _store_is_full(self, batch: _Filled, slide: int) -> bool:
         most = batch.limits.per_slide

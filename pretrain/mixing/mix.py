@@ -58,6 +58,8 @@ class Slide:
     sources: tuple[Source, ...]
     patient: str | None = None
     """None: not known; the slide then counts as a patient of its own."""
+    pooled: bool = False
+    """Whether its tiles are of slides and patients that nobody knows: no cap counts them."""
 
     @property
     def tiles(self) -> int:
@@ -202,7 +204,8 @@ def resolve_mix(manifest: Manifest, config: TrainConfig) -> Mix:
             sizes[key].setdefault(resolution.tile_size, entry.id)
             parts[key].append(_resized(source, resolution, config.resize))
         for key, sources in parts.items():
-            found[key].append(Slide(entry.id, tuple(sources), entry.patient))
+            pooled = entry.packed and entry.patient is None
+            found[key].append(Slide(entry.id, tuple(sources), entry.patient, pooled))
     if not found:
         raise ManifestError(
             f"the manifest has no tiles to train on{_part(split)}, or "

@@ -390,6 +390,12 @@ def test_stores_are_not_opened_to_know_the_mix(tmp_path: Path) -> None:
     assert mix_with(manifest).tiles == 154
 
 
+def test_only_packed_stores_of_no_patient_are_exempt_from_caps(study: Manifest) -> None:
+    assert {slide.id for slide in mix_with(study).slides if slide.pooled} == {"d"}
+    of_one = tuple(dataclasses.replace(e, patient="p") for e in study.stores if e.id == "d")
+    assert not mix_with(dataclasses.replace(study, stores=of_one)).slides[0].pooled
+
+
 def test_patients_are_counted_and_unknown_ones_are_the_slides(study: Manifest) -> None:
     mix = mix_with(study, balance=())
     assert [slide.patient for slide in mix.slides] == ["p1", "p1", "p2", None, None]

@@ -387,6 +387,19 @@ def test_a_patient_of_two_strata_makes_room_in_one_for_the_other() -> None:
         Sampler(mix, 0, 6, max_per_patient=2)
 
 
+def test_a_packed_store_of_no_patient_is_exempt_from_caps() -> None:
+    slides = [
+        Slide(name, (Source("0.5", (0.5, 0.5), 60),), pooled=name == "packed")
+        for name in ("packed", "a", "b")
+    ]
+    sides = ((("stain", "x"),), tuple(slides[:1])), ((("stain", "y"),), tuple(slides[1:]))
+    mix = Mix(tuple(Stratum(key, members, 1, 0.5) for key, members in sides), 32)
+    sampler = Sampler(mix, 0, 8, max_per_slide=2, max_per_patient=2)
+    for step in range(20):
+        drawn = Counter(mix.slides[draw.slide].id for draw in sampler.batch(step))
+        assert drawn == {"packed": 4, "a": 2, "b": 2}
+
+
 def test_a_store_that_is_in_two_strata_is_one_slide_to_a_cap() -> None:
     def half(group: str, name: str, *ids: str) -> Stratum:
         slides = tuple(Slide(i, (Source(group, (1.0, 1.0), 30),)) for i in ids)
