@@ -113,6 +113,8 @@ class Mix:
     """Pixels of a tile's side, after resizing."""
     split: str | None = None
     """The split that all tiles are of; None if they are of any."""
+    licences: tuple[str, ...] = ()
+    """The different licences of the stores, sorted; those that are not known are left out."""
     slides: tuple[Slide, ...] = field(init=False, repr=False, compare=False)
     """The slides of all strata, in order; their places are the slide numbers of a `Draw`."""
 
@@ -131,7 +133,7 @@ class Mix:
         return tuple(sorted({source.mpp for slide in self.slides for source in slide.sources}))
 
     def to_json(self) -> Json:
-        """Strata with their shares and counts, and the tiles of each slide.
+        """Strata with their shares and counts, the tiles of each slide, and all licences.
 
         Slides go by the first 16 digits of the SHA-256 of their id: whoever has a slide can tell
         whether it was trained on, and no name is given away.
@@ -152,6 +154,7 @@ class Mix:
             "tiles": self.tiles,
             "tile_size": self.tile_size,
             "mpp": [list(mpp) for mpp in self.mpps],
+            "licences": list(self.licences),
             "strata": strata,
         }
 
@@ -213,10 +216,11 @@ def resolve_mix(manifest: Manifest, config: TrainConfig) -> Mix:
         )
     strata = _weighed(found, empty - found.keys(), config, _part(split))
     size = _one_size([sizes[stratum.key] for stratum in strata], config.resize)
-    mix = Mix(strata, size, split)
-    drawn = {slide.id for slide in mix.slides}
-    _check_committed(manifest, [entry for entry in entries if entry.id in drawn])
-    return mix
+    ids = {slide.id for stratum in strata for slide in stratum.slides}
+    drawn = [entry for entry in entries if entry.id in ids]
+    _check_committed(manifest, drawn)
+    licences = sorted({entry.license for entry in drawn if entry.license})
+    return Mix(strata, size, split, tuple(licences))
 
 
 def _part(split: str | None) -> str:

@@ -205,8 +205,16 @@ def test_the_mix_file_gives_shares_and_counts(tmp_path: Path) -> None:
         "tiles": 9,
         "tile_size": 32,
         "mpp": [[0.5, 0.5]],
+        "licences": [],
         "strata": strata,
     }
+
+
+def test_a_mix_file_has_the_licences_of_what_is_drawn(study: Manifest) -> None:
+    licences = {"a": "CC-BY-4.0", "b": "CC0-1.0", "c": "CC-BY-4.0", "e": "GPL-3.0"}
+    stores = tuple(dataclasses.replace(e, license=licences.get(e.id)) for e in study.stores)
+    mix = mix_with(dataclasses.replace(study, stores=stores), weight=("stain=PAS:0",))
+    assert mix.to_json()["licences"] == ["CC-BY-4.0", "CC0-1.0"]
 
 
 def test_a_mix_file_names_no_slide(tmp_path: Path) -> None:
