@@ -25,11 +25,20 @@ from manifests.store import open_store
 from manifests.tileset import TileSet
 from pretrain.config import ALL_SPLITS, TRAIN_SPLIT, TrainConfig
 from pretrain.errors import ConfigError
-from pretrain.mixing.shares import Key, balance_fields, check_balance, key_values, name_of, weigh
+from pretrain.mixing.shares import (
+    UNKNOWN,
+    Key,
+    balance_fields,
+    check_balance,
+    key_values,
+    name_of,
+    weigh,
+)
 
 _LOOKING_THREADS = 16
 """Looking for a commit record waits for the disk, on a network for milliseconds."""
 _HASH_DIGITS = 16
+_PATIENT = "patient"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,19 +144,20 @@ class Mix:
     def to_json(self) -> Json:
         """Strata with their shares and counts, the tiles of each slide, and all licences.
 
-        Slides go by the first 16 digits of the SHA-256 of their id: whoever has a slide can tell
-        whether it was trained on, and no name is given away.
+        Slides go by the first 16 digits of the SHA-256 of their id, and so do patients where they
+        tell strata apart: whoever has a slide can tell whether it was trained on, and no name is
+        given away.
         """
         strata = [
             {
-                "name": stratum.name,
-                "fields": dict(stratum.key),
+                "name": name_of(key),
+                "fields": dict(key),
                 "share": stratum.probability,
                 "tiles": stratum.tiles,
                 "patients": stratum.patients,
-                "slides": {slide_hash(slide.id): slide.tiles for slide in stratum.slides},
+                "slides": {name_hash(slide.id): slide.tiles for slide in stratum.slides},
             }
-            for stratum in self.strata
+            for stratum, key in ((stratum, _public(stratum.key)) for stratum in self.strata)
         ]
         return {
             "split": self.split,
@@ -159,9 +169,17 @@ class Mix:
         }
 
 
-def slide_hash(slide: str) -> str:
-    """What stands for a slide's id in files that are given away."""
-    return sha256(slide.encode())[:_HASH_DIGITS]
+def name_hash(name: str) -> str:
+    """What stands for a slide's id, or for a patient, in files that are given away."""
+    return sha256(name.encode())[:_HASH_DIGITS]
+
+
+def _public(key: Key) -> Key:
+    """The key of a stratum as it may be given away."""
+    return tuple(
+        (name, name_hash(value) if name == _PATIENT and value != UNKNOWN else value)
+        for name, value in key
+    )
 
 
 def pick_split(config: TrainConfig, manifest: Manifest) -> str:

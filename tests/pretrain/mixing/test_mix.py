@@ -15,7 +15,7 @@ from manifests.model import Selection
 from manifests.tileset import TileSet
 from pretrain.config import TrainConfig
 from pretrain.errors import ConfigError
-from pretrain.mixing.mix import Mix, Source, resolve_mix, slide_hash
+from pretrain.mixing.mix import Mix, Source, name_hash, resolve_mix
 from tests.benchmarks.sampling import measure_sampling
 from tests.pretrain.make import make_slide, numbered_tiles
 
@@ -103,7 +103,7 @@ def test_tiles_that_could_not_be_read_have_no_number(tmp_path: Path) -> None:
     expected += [("0.5", i) for i in (*range(7), *range(8, 15), 29)]
     assert mix.tiles == found.tiles == len(expected)
     assert [found.locate(tile) for tile in range(mix.tiles)] == expected
-    assert mix.to_json()["strata"][0]["slides"] == {slide_hash("a"): len(expected)}
+    assert mix.to_json()["strata"][0]["slides"] == {name_hash("a"): len(expected)}
 
 
 def chosen(tiles: dict[str, list[int]]) -> Selection:
@@ -193,7 +193,7 @@ def test_the_mix_file_gives_shares_and_counts(tmp_path: Path) -> None:
             "share": 0.5,
             "tiles": tiles,
             "patients": 1,
-            "slides": {slide_hash(slide): tiles},
+            "slides": {name_hash(slide): tiles},
         }
         for name, organ, tiles, slide in (
             ("colon", "colon", 4, "a"),
@@ -210,6 +210,17 @@ def test_the_mix_file_gives_shares_and_counts(tmp_path: Path) -> None:
     }
 
 
+def test_a_mix_file_names_no_patient(study: Manifest) -> None:
+    strata = mix_with(study, balance=("patient", "stain")).to_json()["strata"]
+    names = {stratum["fields"]["patient"] for stratum in strata}
+    assert names == {name_hash("p1"), name_hash("p2"), "unknown"}
+    assert {stratum["name"].partition(" × ")[0] for stratum in strata} == {
+        name_hash("p1"),
+        name_hash("p2"),
+        "unknown patient",
+    }
+
+
 def test_a_mix_file_has_the_licences_of_what_is_drawn(study: Manifest) -> None:
     licences = {"a": "CC-BY-4.0", "b": "CC0-1.0", "c": "CC-BY-4.0", "e": "GPL-3.0"}
     stores = tuple(dataclasses.replace(e, license=licences.get(e.id)) for e in study.stores)
@@ -220,7 +231,7 @@ def test_a_mix_file_has_the_licences_of_what_is_drawn(study: Manifest) -> None:
 def test_a_mix_file_names_no_slide(tmp_path: Path) -> None:
     made = mix_with(Manifest((entry(tmp_path, "patient-7", ("0.5", 8, 2)),), tmp_path)).to_json()
     assert "patient-7" not in json.dumps(made)
-    assert len(slide_hash("patient-7")) == 16
+    assert len(name_hash("patient-7")) == 16
 
 
 def cohort(root: Path) -> Manifest:
