@@ -206,10 +206,11 @@ class _EventFile(_File):
         numbers = [_number(path) for path in folder.glob(f"{EVENTS_PREFIX}*")]
         super().__init__(folder / f"{EVENTS_PREFIX}{max(numbers, default=0) + 1:010d}", "xb")
         self._add(file_version="brain.Event:2")
-        if resume_step is not None:
+        if numbers:
             # What earlier files say from this step on is to be forgotten.
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._add(step=resume_step + 1, session_log=start)
+            first = 0 if resume_step is None else resume_step + 1
+            self._add(step=first, session_log=start)
 
     def scalars(self, step: int, part: str, values: Metrics) -> None:
         """Write numbers of a step, as `part/name`."""

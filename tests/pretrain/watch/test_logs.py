@@ -120,6 +120,7 @@ def test_a_run_that_begins_anew_keeps_nothing(tmp_path: Path) -> None:
     write(tmp_path, range(1, 5))
     write(tmp_path, range(1, 2))
     assert lines(tmp_path) == [metrics(1)]
+    assert [step for step, _ in scalars(tmp_path, "train/loss")] == [1]
 
 
 def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
