@@ -5,6 +5,7 @@ A step is counted from 1, an epoch from 1; images are tiles, each of which gives
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -79,13 +80,16 @@ class Progress:
     scores: Scores | None = None
 
     def to_json(self) -> Json:
-        """As a JSON value."""
+        """As a JSON value, which has no place for scores that are no numbers."""
+        scores = None if self.scores is None else asdict(self.scores)
+        if scores is not None and not math.isfinite(scores["alignment"] + scores["uniformity"]):
+            scores = None
         return {
             "step": self.step,
             "first_loss": self.first_loss,
             "final_loss": self.final_loss,
             "damaged": sorted(self.damaged),
-            "scores": None if self.scores is None else asdict(self.scores),
+            "scores": scores,
         }
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from pretrain.running.checkpoint import (  # noqa: E402
     step_of,
     write_checkpoint,
 )
+from pretrain.running.progress import Progress  # noqa: E402
 from pretrain.running.runfolder import locked  # noqa: E402
+from pretrain.watch.scores import Scores  # noqa: E402
 
 TENSORS = {
     "model.weight": torch.arange(12, dtype=torch.float32).reshape(3, 4).t(),
@@ -40,6 +43,18 @@ def test_tensors_and_state_come_back_to_the_bit(tmp_path: Path) -> None:
     for name, tensor in TENSORS.items():
         assert tensors[name].dtype == tensor.dtype
         assert torch.equal(tensors[name], tensor)
+
+
+@pytest.mark.parametrize("alignment", [0.5, math.nan])
+def test_features_that_are_no_numbers_keep_no_checkpoint_from_being_written(
+    tmp_path: Path, alignment: float
+) -> None:
+    scores = Scores(knn=None, classes=0, tiles=2, alignment=alignment, uniformity=-1.0)
+    progress = Progress(3, 1.0, 0.5, {"a/0.5/1"}, scores)
+    path = write_checkpoint(tmp_path, 3, {}, {"progress": progress.to_json()})
+    found = Progress.from_json(read_checkpoint(path)[1]["progress"])
+    known = scores if math.isfinite(alignment) else None
+    assert found == Progress(3, 1.0, 0.5, {"a/0.5/1"}, known)
 
 
 def test_the_last_three_are_kept(tmp_path: Path) -> None:
