@@ -132,12 +132,16 @@ class Learner:
 
     @torch.no_grad()
     def _bad_places(self, views: Views, count: int) -> tuple[int, ...]:
+        # No more at a time than the memory holds: the batch may be done in parts for that.
+        most = self.settings.grad_cache or -(-count // self.settings.accumulate)
+        found: list[int] = []
         self.model.eval()
-        embeddings = self.model(views(slice(0, count)))
+        for first in range(0, count, most):
+            embeddings = self.model(views(slice(first, min(first + most, count))))
+            one, other = torch.isfinite(embeddings).all(dim=1).chunk(2)
+            found += (first + (~(one & other)).nonzero().flatten()).tolist()
         self.model.train()
-        finite = torch.isfinite(embeddings).all(dim=1)
-        bad = ~(finite[:count] & finite[count:])
-        return tuple(int(place) for place in bad.nonzero().flatten())
+        return tuple(found)
 
     def state(self) -> tuple[dict[str, Tensor], Json]:
         """Tensors and JSON that `load` takes."""

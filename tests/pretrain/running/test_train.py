@@ -270,22 +270,28 @@ def test_a_loss_that_is_no_number_stops_the_run_after_a_retry_at_full_precision(
     assert not (tmp_path / "run" / "encoder.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("parts", "most"), [({}, 8), ({"grad_cache": 3}, 3), ({"accumulate": 2}, 4)], ids=str
+)
 def test_tiles_whose_embeddings_are_no_numbers_are_named(
-    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: Any, most: int
 ) -> None:
     from pretrain.views.augment import both_views as real
 
     def fake(config: Any, seed: int, tiles: Any, numbers: Any, size: int) -> Any:
+        together.append(len(numbers))
         views = real(config, seed, tiles, numbers, size)
         views[[n for n, number in enumerate(numbers) if number == 11]] = math.nan
         return views
 
+    together: list[int] = []
     monkeypatch.setattr(learning, "both_views", fake)
     recorder = Recorder()
     with pytest.raises(TrainingError, match=r"nan at step 2.*from the tiles? \S+/0\.5/\d+:"):
         # Batch statistics would spread a bad tile over its batch; these nets have none.
-        train(replace(TINY, arch="test_vit"), manifest, tmp_path / "run", recorder)
+        train(replace(TINY, arch="test_vit", **parts), manifest, tmp_path / "run", recorder)
     assert [metrics.step for metrics in recorder.steps] == [1]
+    assert max(together) == most
 
 
 def test_a_batch_of_more_tiles_than_there_are_is_wrong_usage(
