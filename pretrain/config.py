@@ -111,7 +111,7 @@ class TrainConfig:
     lr: float | None = setting(
         None,
         "Highest learning rate, before the rule.",
-        shown=", ".join(f"{lr:g} for {o} {r}" for (o, r), lr in BASE_LR.items() if lr != 2e-5),
+        shown=", ".join(f"{lr:g} for {o} {r}" for (o, r), lr in BASE_LR.items()),
     )
     lr_rule: str | None = setting(
         None,
@@ -132,7 +132,9 @@ class TrainConfig:
     ema: float = setting(0.0, "Decay of an average of the weights, which is exported; 0: none.")
 
     device: str = setting("auto", "auto takes a GPU if there is one.", choices=DEVICES, exact=False)
-    precision: str = setting("auto", "auto is bf16 on a GPU, fp32 on a CPU.", choices=PRECISIONS)
+    precision: str = setting(
+        "auto", "auto is bf16 on a GPU that has it, else fp32.", choices=PRECISIONS
+    )
     compile: bool = setting(False, "torch.compile the network.")
     deterministic: bool = setting(
         False, "Same bits each time on the same machine, at some cost of speed."

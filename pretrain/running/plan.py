@@ -74,7 +74,9 @@ def make_plan(config: TrainConfig, manifest: str | Path, out: str | Path, world:
     device = pick_device(config.device)
     precision = config.precision
     if precision == "auto":
-        precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        # Older GPUs only emulate it, which is slower than float32.
+        native = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if native else "fp32"
     config = replace(
         config,
         split=pick_split(config, loaded),

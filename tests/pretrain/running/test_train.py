@@ -20,7 +20,7 @@ from pretrain.config import TrainConfig  # noqa: E402
 from pretrain.errors import ConfigError, TrainingError  # noqa: E402
 from pretrain.network.encoder import load_encoder  # noqa: E402
 from pretrain.running.checkpoint import checkpoints  # noqa: E402
-from pretrain.running.plan import Plan  # noqa: E402
+from pretrain.running.plan import Plan, make_plan  # noqa: E402
 from pretrain.running.train import StepMetrics, train  # noqa: E402
 from pretrain.simclr.ranks import Ranks  # noqa: E402
 from pretrain.views.viewconfig import make_view_config  # noqa: E402
@@ -182,6 +182,19 @@ def test_what_is_left_open_is_settled_by_the_data_before_the_first_step(
     assert (plan.batch_size, plan.image_size) == (32, 32)
     assert (plan.config.batch_size, plan.config.image_size) == (32, 32)
     assert [metrics.step for metrics in recorder.steps] == [1]
+
+
+@pytest.mark.parametrize(("has_it", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_a_gpu_that_only_emulates_bf16_computes_in_float32(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch, has_it: bool, precision: str
+) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return has_it or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    plan = make_plan(TrainConfig(), manifest, "run")
+    assert (plan.config.device, plan.config.precision) == ("cuda", precision)
 
 
 def test_damaged_tiles_are_replaced_and_counted(tmp_path: Path) -> None:
