@@ -62,11 +62,6 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in found if _NAME.fullmatch(path.name))
 
 
-def step_of(path: Path) -> int:
-    """The step after which a checkpoint was written."""
-    return int(path.stem.removeprefix("step-"))
-
-
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Json]:
     """The tensors of a checkpoint, on the CPU, and its state.
 

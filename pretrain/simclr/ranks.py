@@ -54,10 +54,6 @@ class Ranks:
         low, high = self._reduce([number, -number], distributed.ReduceOp.MIN)
         return low == -high
 
-    def from_first(self, number: int) -> int:
-        """The number that the first rank has, below 2^63 in size."""
-        return self._reduce([number if self.is_first else 0], distributed.ReduceOp.SUM)[0]
-
     def union(self, numbers: Iterable[int]) -> set[int]:
         """The numbers (below 2^63 in size) that any rank has."""
         own = sorted(set(numbers))

@@ -104,7 +104,6 @@ def test_ranks_agree_on_flags_and_numbers(ended: list[tuple[dict[str, Any], str]
     for found, _ in ended:
         assert found["exchange: any"].tolist() == [False, True, True]
         assert found["exchange: agree"].tolist() == [True, False]
-        assert found["exchange: first"].item() == 7
         assert found["exchange: union"].tolist() == [3, 9, 2**60]
         assert found["exchange: nothing"].tolist() == []
         assert found["exchange: mean"].tolist() == [0.5, 2.0]
@@ -127,7 +126,6 @@ def test_alone_nothing_is_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ranks.any(True)
     assert not ranks.any(False)
     assert ranks.agree(5)
-    assert ranks.from_first(4) == 4
     assert ranks.union([3, 1, 3]) == {1, 3}
     rows = torch.ones(2, 3)
     assert gather_rows(rows, ranks) is rows

@@ -103,7 +103,6 @@ def exchanges(ranks: Ranks) -> dict[str, Tensor]:
         "row gradient": own.grad,
         "any": torch.tensor([ranks.any(False), ranks.any(ranks.rank == 1), ranks.any(True)]),
         "agree": torch.tensor([ranks.agree(2**60), ranks.agree(ranks.rank)]),
-        "first": torch.tensor(ranks.from_first(7 + ranks.rank)),
         "union": torch.tensor(sorted(ranks.union([3] if ranks.is_first else [9, 3, 2**60]))),
         "nothing": torch.tensor(sorted(ranks.union([]))),
         "mean": ranks.mean(torch.tensor([1.0, 4.0]) * ranks.rank),
