@@ -1,7 +1,8 @@
 """Signals that ask a run to stop: the step at hand is finished, a checkpoint written, then it ends.
 
-Slurm sends SIGTERM ahead of taking a node away; Ctrl-C is SIGINT; a closed connection SIGHUP. A
-second Ctrl-C ends at once, with the last checkpoint there was.
+Slurm sends SIGTERM ahead of taking a node away; Ctrl-C is SIGINT; a closed connection SIGHUP. What
+the process was started to ignore, as `nohup` has it, stays ignored. A second Ctrl-C ends at once,
+with the last checkpoint there was.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Stopper:
         self.signal = self.signal or number
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self.ask) for number in _SIGNALS}
+        heeded = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self.ask) for number in heeded}
         return self
 
     def __exit__(

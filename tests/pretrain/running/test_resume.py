@@ -110,6 +110,18 @@ def test_signals_are_caught_only_while_a_run_is_on() -> None:
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stopper() as stopper:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+        assert not stopper.asked
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_finished_run_is_left_as_it_is(manifest: Path, tmp_path: Path) -> None:
     first = train(TINY, manifest, tmp_path / "run")
     again = train(TINY, manifest, tmp_path / "run")
