@@ -58,7 +58,9 @@ def check_folder(plan: Plan, resume: str) -> bool:
         return False
     if not out.is_dir():
         raise ConfigError(f"{out} is a file; give --out a folder that is new, empty or a run's")
-    if not {path.name for path in out.iterdir()} - {".lock"}:
+    # A run that was killed while it wrote what it is has written nothing else.
+    found = {path.name for path in out.iterdir() if not path.match(".*.tmp")}
+    if not found - {".lock", MIX_FILE}:
         return False
     if not (out / CONFIG_FILE).is_file():
         raise ConfigError(f"{out} is in use and holds no run; give --out a folder that is new")

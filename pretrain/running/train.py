@@ -178,6 +178,8 @@ class _Run:
                     self._save_checkpoint()
                     saved_at = time.monotonic()
                 if stop and progress.step < plan.steps:
+                    # When one process ends, torchrun ends all: the first may still be writing.
+                    self._ranks.barrier()
                     raise Interrupted(
                         f"stopped after step {progress.step} of {plan.steps}; run the same command "
                         "again to go on",

@@ -17,6 +17,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from manifests.files import write_atomic  # noqa: E402
 from pretrain.config import TrainConfig  # noqa: E402
 from pretrain.errors import ConfigError, DiskFull, Interrupted, RunBusy  # noqa: E402
 from pretrain.network.encoder import ENCODER_FILE, load_encoder  # noqa: E402
@@ -25,6 +26,7 @@ from pretrain.running.export import export_run  # noqa: E402
 from pretrain.running.runfolder import can_go_on, locked  # noqa: E402
 from pretrain.running.stopping import Stopper  # noqa: E402
 from pretrain.running.train import StepMetrics, train  # noqa: E402
+from pretrain.simclr.ranks import Ranks  # noqa: E402
 from tests.pretrain.make import two_by_two  # noqa: E402
 from tests.pretrain.running.test_train import TINY, Recorder  # noqa: E402
 
@@ -159,6 +161,39 @@ def test_a_run_without_a_checkpoint_begins_again(manifest: Path, tmp_path: Path)
         train(LONG, manifest, tmp_path / "run", Crash())
     train(LONG, manifest, tmp_path / "run")
     assert [line["step"] for line in without_times(tmp_path / "run")] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("name", ["mix.json", "config.json"])
+def test_a_run_that_was_killed_while_it_began_begins_again(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def killed(path: Path, data: bytes) -> None:
+        if path.name == name:
+            path.with_name(f".{name}.0123456789ab.tmp").write_bytes(data[:9])
+            raise SystemExit(9)
+        write_atomic(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pretrain.running.runfolder.write_atomic", killed)
+        with pytest.raises(SystemExit):
+            train(LONG, manifest, tmp_path / "run")
+    train(replace(LONG, max_steps=1), manifest, tmp_path / "run")
+    assert [line["step"] for line in without_times(tmp_path / "run")] == [1]
+
+
+def test_every_process_waits_for_the_checkpoint_of_a_stopped_run(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+    barrier = Ranks.barrier
+
+    def met(ranks: Ranks) -> None:
+        done.append(len(checkpoints(tmp_path / "run")))
+        barrier(ranks)
+
+    monkeypatch.setattr(Ranks, "barrier", met)
+    stop_after(2, LONG, manifest, tmp_path / "run")
+    assert done == [0, 1]
 
 
 def test_a_run_of_other_settings_is_not_gone_on_with(manifest: Path, tmp_path: Path) -> None:
