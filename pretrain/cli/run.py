@@ -141,12 +141,14 @@ def _scored(scores: Scores) -> str:
 
 
 def _described(plan: Plan) -> str:
+    from pretrain.network.card import resolution_texts
+
     mix, config = plan.mix, plan.config
     names = [stratum.name for stratum in mix.strata]
     shown = ", ".join(names[:_STRATA_SHOWN])
     if len(names) > _STRATA_SHOWN:
         shown += f" and {len(names) - _STRATA_SHOWN} more"
-    resolutions = " and ".join(f"{mpp_x:.4g}" for mpp_x, _ in mix.mpps)
+    resolutions = " and ".join(resolution_texts(mix.mpps))
     part = "" if mix.split is None else f" in the split {mix.split}"
     return (
         f"{config.arch} on {config.device}: {mix.tiles} tiles of {len(mix.slides)} slides{part} "

@@ -23,6 +23,8 @@ MARK = "model card of histotile"
 
 _TEMPLATE = "card.md.j2"
 _MOST_STRATA = 40
+_NEAR = 1.2
+"""Resolutions up to so many times the smallest are told as one range."""
 _MEASURES = {
     "loss": "loss",
     "knn": "k-NN accuracy",
@@ -142,8 +144,27 @@ def _stratum(stratum: Json) -> dict[str, str]:
 
 
 def _resolutions(info: EncoderInfo) -> str:
-    pairs = [f"{x:.4g}" if x == y else f"{x:.4g} × {y:.4g}" for x, y in info.mpp]
-    return f"{' or '.join(pairs)} µm/px"
+    return f"{' or '.join(resolution_texts(info.mpp))} µm/px"
+
+
+def resolution_texts(mpps: Sequence[tuple[float, float]]) -> list[str]:
+    """µm per pixel in (x, y) as texts, those near each other as one range, `0.499 to 0.503`.
+
+    Each scanner has its own: thousands of slides would make a list that nobody reads.
+    """
+    groups: list[list[tuple[float, float]]] = []
+    for mpp in sorted(mpps):
+        if groups and mpp[0] <= _NEAR * groups[-1][0][0]:
+            groups[-1].append(mpp)
+        else:
+            groups.append([mpp])
+    both = [[_range(values) for values in zip(*group, strict=True)] for group in groups]
+    return [x if x == y else f"{x} × {y}" for x, y in both]
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.4g}", f"{max(values):.4g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _library(info: EncoderInfo) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor  # noqa: E402
 from pretrain.cli.export import export  # noqa: E402
 from pretrain.config import TrainConfig  # noqa: E402
 from pretrain.errors import CheckpointError, ConfigError  # noqa: E402
-from pretrain.network.card import model_card, read_curves  # noqa: E402
+from pretrain.network.card import model_card, read_curves, resolution_texts  # noqa: E402
 from pretrain.network.encoder import load_encoder  # noqa: E402
 from pretrain.network.model import build_model  # noqa: E402
 from pretrain.running.checkpoint import write_checkpoint  # noqa: E402
@@ -258,12 +258,12 @@ def test_the_card_says_what_one_must_know(run: Path, tmp_path: Path) -> None:
     for text in (
         "# timm/test_resnet, my-encoder",
         'load_encoder("my-encoder.safetensors")',
-        "| Tiles | 64 px at 0.5 or 0.5 × 0.51 µm/px |",
+        "| Tiles | 64 px at 0.5 × 0.5 to 0.51 µm/px |",
         "| Steps | 7 |",
         "| Weights | of the last step |",
         "| H&E colon | 75.0% | 1,200 | 2 |",
         r"| Ki67 \<b\>\|lung | 25.0% | 34 | 1 |",
-        "1,234 tiles of the split train at 0.5 or 0.5 × 0.51 µm/px; 2 could not be read.",
+        "1,234 tiles of the split train at 0.5 × 0.5 to 0.51 µm/px; 2 could not be read.",
         "`timm.create_model('test_resnet', num_classes=0)`",
         "| temperature | 0.2 |",
         "| views | histology, crops of",
@@ -273,6 +273,23 @@ def test_the_card_says_what_one_must_know(run: Path, tmp_path: Path) -> None:
     ):
         assert text in card
     assert "\n\n\n" not in card
+
+
+@pytest.mark.parametrize(
+    ("mpps", "texts"),
+    [
+        ([(0.5, 0.5)], ["0.5"]),
+        ([(1.0, 1.0), (0.25, 0.25)], ["0.25", "1"]),
+        ([(0.499, 0.499), (0.5 - 1e-9, 0.5), (0.5, 0.5)], ["0.499 to 0.5"]),
+        ([(0.5, 0.52)], ["0.5 × 0.52"]),
+        ([(0.2 + i / 1e5, 0.2 + i / 1e5) for i in range(3000)], ["0.2 to 0.23"]),
+    ],
+    ids=["one", "two", "near", "not square", "thousands"],
+)
+def test_resolutions_near_each_other_are_told_as_a_range(
+    mpps: list[tuple[float, float]], texts: list[str]
+) -> None:
+    assert resolution_texts(mpps) == texts
 
 
 def test_the_code_of_the_card_runs(run: Path, tmp_path: Path) -> None:
