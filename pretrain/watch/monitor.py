@@ -175,7 +175,7 @@ class _Reader:
 
     def read(self, tile: KnownTile) -> Rgb | None:
         """Pixels (S, S, 3); None if the tile is damaged."""
-        return _read(self._store(tile)[tile.group], tile.index)
+        return _read(self._store(tile.slide)[tile.group], tile.index)
 
     def batches(self, tiles: Sequence[KnownTile]) -> Iterator[tuple[Integers, Rgb]]:
         """Places of the tiles that can be read, and their pixels; tiles of a batch have one size.
@@ -192,11 +192,9 @@ class _Reader:
                 step = max(1, _BATCH_BYTES // (size * size * 3))
                 for start in range(0, len(members), step):
                     batch = members[start : start + step]
-                    groups = []
-                    for tile in (tiles[place] for place in batch):
-                        if tile.slide not in stores:
-                            stores[tile.slide] = self._store(tile)
-                        groups.append(stores[tile.slide][tile.group])
+                    new = sorted({tiles[place].slide for place in batch} - stores.keys())
+                    stores.update(zip(new, pool.map(self._store, new), strict=True))
+                    groups = [stores[tiles[place].slide][tiles[place].group] for place in batch]
                     read = pool.map(_read, groups, [tiles[place].index for place in batch])
                     good = [
                         (p, found)
@@ -207,8 +205,8 @@ class _Reader:
                         places, pixels = zip(*good, strict=True)
                         yield np.array(places, dtype=np.int64), np.stack(pixels)
 
-    def _store(self, tile: KnownTile) -> TileStore:
-        return open_store(self._manifest, self._entries[tile.slide])
+    def _store(self, slide: str) -> TileStore:
+        return open_store(self._manifest, self._entries[slide])
 
 
 def _read(group: TileGroup, index: int) -> Rgb | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from manifests import Manifest, StoreEntry, StoreError
-from manifests.store import open_store
+from manifests.store import TileStore, open_store
 from pretrain.config import TrainConfig
 from pretrain.errors import TrainingError
 from pretrain.mixing.mix import resolve_mix
@@ -233,6 +234,19 @@ def test_a_store_that_is_gone_stops_the_look(tmp_path: Path) -> None:
     (tmp_path / "lung-1.zarr" / "commit.json").unlink()
     with pytest.raises(StoreError, match="lung-1"):
         monitor.measure(MeanColour(), nn.Identity(), "cpu")
+
+
+def test_stores_are_opened_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = monitor_of(tmp_path, by_organ(tmp_path))
+    # On a network disk each takes long: none waits here until another is opened, too.
+    both = threading.Barrier(2, timeout=5)
+
+    def slow(manifest: Manifest, entry: StoreEntry) -> TileStore:
+        both.wait()
+        return open_store(manifest, entry)
+
+    monkeypatch.setattr("pretrain.watch.monitor.open_store", slow)
+    assert monitor.measure(*seeded_net(), "cpu").tiles > 0
 
 
 def test_queries_of_the_validation_split_are_scored(tmp_path: Path) -> None:
