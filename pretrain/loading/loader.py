@@ -8,6 +8,7 @@ thousands of slides can be trained on.
 
 from __future__ import annotations
 
+import errno
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -164,6 +165,8 @@ class TileLoader:
                 self._decode(group, index, out)
                 return first_id + tile, damaged
             except StoreError as error:
+                if _is_short_of_files(error):
+                    raise StoreError(f"{error}: raise the limit, ulimit -n") from error
                 if not damaged and not is_committed(group.store.path):
                     raise _removed(group.store.path, error) from error
                 damaged.append(first_id + tile)
@@ -218,6 +221,12 @@ class _OpenStores:
             while len(self._stores) > _MOST_OPEN_STORES:
                 self._stores.popitem(last=False)
             return store
+
+
+def _is_short_of_files(error: StoreError) -> bool:
+    """Whether a tile could not be read for want of files to open, not for damage."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def _removed(store: Path, error: StoreError) -> StoreError:

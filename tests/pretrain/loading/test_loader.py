@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from manifests import Manifest, StoreEntry, StoreError, TileStore, load_manifest, store
-from manifests.store import open_store
+from manifests.store import _ShardCache, open_store
 from pretrain.config import TrainConfig
 from pretrain.errors import ConfigError
 from pretrain.loading.loader import TileLoader, resized
@@ -96,6 +99,24 @@ def test_tiles_that_could_not_be_read_from_the_slide_are_never_drawn(tmp_path: P
     assert max(of_a) - min(of_a) <= 1  # each in its turn, none more often for those left out
     ids = {int(i) for step in range(30) for i in loader.batch(step).ids}
     assert ids == set(range(mix.tiles))
+
+
+def test_too_many_open_files_are_no_damage(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = loader_of(manifest, 10)
+    loader.batch(0)
+    monkeypatch.setattr("manifests.store._cache", _ShardCache())
+    real, left = os.open, [OSError(errno.EMFILE, os.strerror(errno.EMFILE))]
+
+    def once(*arguments: Any) -> int:
+        if left:
+            raise left.pop()
+        return real(*arguments)
+
+    monkeypatch.setattr("manifests.shard.os.open", once)
+    with pytest.raises(StoreError, match=r"Too many open files.*ulimit -n"):
+        loader.batch(0)
 
 
 def test_a_damaged_tile_is_replaced_by_one_of_its_slide_and_reported(manifest: Manifest) -> None:
