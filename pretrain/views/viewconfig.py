@@ -7,6 +7,7 @@ turns. Nothing here needs torch, so that the command line can show its defaults 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +65,8 @@ class ViewConfig:
         low, high = self.crop_area
         check(0 < low <= high <= 1, f"crop-area must rise within 0 to 1, got {low}, {high}")
         low, high = self.crop_ratio
-        check(0 < low <= high, f"crop-ratio must rise above 0, got {low}, {high}")
+        good = 0 < low <= high < math.inf
+        check(good, f"crop-ratio must be finite and rise above 0, got {low}, {high}")
         low, high = self.blur_sigma
         check(0 <= low <= high <= 0.1, f"blur-sigma must rise within 0 to 0.1, got {low}, {high}")
         names = [item.name for item in dataclasses.fields(self)]

@@ -17,6 +17,7 @@ from pretrain.views.viewconfig import PRESETS, ViewConfig, make_view_config
         ("crop_area", (0.0, 1.0)),
         ("crop_area", (0.9, 0.8)),
         ("crop_ratio", (-1.0, 1.0)),
+        ("crop_ratio", (0.5, float("inf"))),
         ("blur_sigma", (0.2, 0.1)),
         ("jitter_probability", 1.5),
         ("stain_probability", -0.1),
