@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pretrain.config import TrainConfig
 from pretrain.mixing.caps import Caps, Limits
 from pretrain.mixing.keyed import key_of, permute, subkey
 from pretrain.mixing.mix import Mix
@@ -271,3 +272,8 @@ def _seam(slide: _Slide, pass_: int) -> dict[int, int]:
         swaps[place], swaps[free] = other, tile
         free += 1
     return swaps
+
+
+def make_sampler(mix: Mix, config: TrainConfig, batch_size: int) -> Sampler:
+    """The sampler of a run with these settings; errors as `Sampler`."""
+    return Sampler(mix, config.seed, batch_size, config.max_per_slide, config.max_per_patient)

@@ -20,8 +20,6 @@ import torch
 from manifests.files import Json
 from pretrain.config import TrainConfig
 from pretrain.loading.feed import feed
-from pretrain.loading.loader import TileLoader
-from pretrain.mixing.sampler import Sampler
 from pretrain.running.learner import Learner
 from pretrain.running.plan import Plan, make_plan, pick_device
 from pretrain.running.train import torch_as_asked
@@ -111,14 +109,10 @@ class _Rig:
     """The parts of a run, to be timed one by one; each method gives images per second."""
 
     def __init__(self, plan: Plan, learner: Learner, ranks: Ranks) -> None:
-        config, device = plan.config, ranks.device
+        device = ranks.device
         self._plan, self._learner, self._device = plan, learner, device
         self.threads = plan.threads
-        sampler = Sampler(
-            plan.mix, config.seed, plan.batch_size, config.max_per_slide, config.max_per_patient
-        )
-        part = ranks.rank, ranks.world
-        self._loader = TileLoader(plan.manifest, plan.mix, sampler, plan.batch_size, part=part)
+        self._loader = plan.open_loader(ranks.rank, ranks.world)
         self._next = 0
         with closing(feed(self._loader, range(1), self.threads, device)) as batches:
             first = next(iter(batches))

@@ -16,7 +16,9 @@ from manifests import Manifest, ManifestError, load_manifest
 from manifests.files import Json, canonical_json, sha256
 from pretrain.config import BATCH_SIZE, IMAGE_SIZE_PX, TrainConfig
 from pretrain.errors import ConfigError
+from pretrain.loading.loader import TileLoader
 from pretrain.mixing.mix import Mix, pick_split, resolve_mix
+from pretrain.mixing.sampler import make_sampler
 from pretrain.network.encoder import histotile_version
 
 _MOST_READING_THREADS = 8
@@ -50,6 +52,16 @@ class Plan:
             "histotile": histotile_version(),
             "torch": torch.__version__,
         }
+
+    def open_loader(self, rank: int = 0, world: int = 1) -> TileLoader:
+        """What reads the tiles of one process.
+
+        Raises:
+            ConfigError: batches of this size cannot keep to the limits per slide and patient.
+        """
+        sampler = make_sampler(self.mix, self.config, self.batch_size)
+        part = rank, world
+        return TileLoader(self.manifest, self.mix, sampler, self.batch_size, part=part)
 
     def digest(self) -> str:
         """sha256 of all that decides what the run does, 64 hexadecimal digits."""

@@ -22,8 +22,6 @@ import torch
 from pretrain.config import TrainConfig
 from pretrain.errors import ConfigError, DiskFull, Interrupted, TrainingError
 from pretrain.loading.feed import Fed, feed
-from pretrain.loading.loader import TileLoader
-from pretrain.mixing.sampler import Sampler
 from pretrain.network.encoder import ENCODER_FILE
 from pretrain.running.checkpoint import newest_checkpoint, write_checkpoint
 from pretrain.running.export import export_run
@@ -101,11 +99,7 @@ class _Run:
         config = plan.config
         self._plan, self._ranks, self._stopper = plan, ranks, stopper
         self._observer = observer if ranks.is_first else None
-        sampler = Sampler(
-            plan.mix, config.seed, plan.batch_size, config.max_per_slide, config.max_per_patient
-        )
-        part = ranks.rank, ranks.world
-        self._loader = TileLoader(plan.manifest, plan.mix, sampler, plan.batch_size, part=part)
+        self._loader = plan.open_loader(ranks.rank, ranks.world)
         self._learner = Learner(plan, ranks)
         self._monitor: Monitor | None = None
         if ranks.is_first and config.monitor_every > 0:

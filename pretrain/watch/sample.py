@@ -24,7 +24,7 @@ from pretrain.config import BATCH_SIZE, IMAGE_SIZE_PX, TrainConfig
 from pretrain.errors import ConfigError
 from pretrain.loading.loader import resized
 from pretrain.mixing.mix import Mix, pick_split, resolve_mix
-from pretrain.mixing.sampler import Draw, Sampler
+from pretrain.mixing.sampler import Draw, make_sampler
 from pretrain.watch.montage import Row
 
 _TILES_PER_ROW = 8
@@ -92,7 +92,7 @@ def take_sample(config: TrainConfig, manifest: str | Path, draws: int) -> Sample
     config = dataclasses.replace(config, split=pick_split(config, loaded))
     mix = resolve_mix(loaded, config)
     batch_size = config.batch_size or min(BATCH_SIZE["cpu"], mix.tiles)
-    sampler = Sampler(mix, config.seed, batch_size, config.max_per_slide, config.max_per_patient)
+    sampler = make_sampler(mix, config, batch_size)
     batches = (sampler.batch(step) for step in itertools.count())
     found = tuple(itertools.islice(itertools.chain.from_iterable(batches), draws))
     return Sample(config, loaded, mix, batch_size, found, _count(mix, found))
