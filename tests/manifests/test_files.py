@@ -74,6 +74,12 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(
     assert [p.read_bytes() for p in tmp_path.iterdir()] == ([old] if old is not None else [])
 
 
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="big") as caught, atomic_file(tmp_path / "big"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "big")
+
+
 def test_the_data_reach_the_disk_before_the_name_does_and_the_folder_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
