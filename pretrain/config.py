@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from manifests.files import Json
 from pretrain.setting import check, setting
@@ -21,6 +22,10 @@ HEADS = ("paper", "simclr", "simclr2")
 OPTIMIZERS = ("adamw", "lars")
 LR_RULES = ("constant", "linear", "sqrt")
 PRECISIONS = ("auto", "fp32", "bf16")
+
+MOST_RESIZE_PX = 8192
+MOST_PROJECTION_DIM = 65_536
+"""More than this is a slip, and would be found only when memory runs out."""
 
 ALL_SPLITS = "all"
 TRAIN_SPLIT = "train"
@@ -169,6 +174,10 @@ class TrainConfig:
         self._at_least(32, "image_size", "resize")
         self._at_least(1, "epochs", "max_steps", "projection_dim", "accumulate", "threads")
         self._at_least(1, "max_per_slide", "max_per_patient", "log_every")
+        for name, most in (("resize", MOST_RESIZE_PX), ("projection_dim", MOST_PROJECTION_DIM)):
+            value = getattr(self, name)
+            good = value is None or value <= most
+            check(good, f"{_flag(name)} must be at most {most}, got {value}")
         self._at_least(0, "mix_temperature", "weight_decay", "monitor_every")
         check(0 <= self.seed < 2**63, f"seed must lie in 0 to 2^63 - 1, got {self.seed}")
         for name in ("lr", "temperature", "checkpoint_minutes"):
@@ -199,8 +208,9 @@ class TrainConfig:
         return self.lr if self.lr is not None else BASE_LR[self.optimizer, self.rule]
 
     def to_json(self) -> Json:
-        """The settings as a JSON value."""
-        return dataclasses.asdict(self)
+        """The settings as a JSON value; of a file with first weights the name alone is kept."""
+        # Folders say who somebody is, and run folders are passed on.
+        return {**dataclasses.asdict(self), "init": Path(self.init).name}
 
 
 def _flag(name: str) -> str:

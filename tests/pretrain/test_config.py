@@ -18,6 +18,8 @@ from pretrain.errors import ConfigError
         ("batch_size", 1),
         ("image_size", 31),
         ("projection_dim", 0),
+        ("projection_dim", 1_000_000_000),
+        ("resize", 10_000_000),
         ("max_steps", 0),
         ("seed", -1),
         ("lr", 0.0),
@@ -32,3 +34,8 @@ def test_a_setting_out_of_range_is_refused_by_name_and_value(field: str, value: 
     assert field.replace("_", "-") in str(caught.value)
     assert str(value) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_folder_of_first_weights_is_not_written_down() -> None:
+    assert TrainConfig(init="/home/somebody/weights.pt").to_json()["init"] == "weights.pt"
+    assert TrainConfig().to_json()["init"] == "random"
