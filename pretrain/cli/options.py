@@ -152,6 +152,10 @@ def _checked(owner: type, data: dict[str, Any], file: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in data.items():
         name = key.replace("-", "_")
+        if owner is TrainConfig and name in ViewConfig.__dataclass_fields__:
+            raise ConfigError(f"{file}: {key} is a setting of the views: write it below [views]")
+        if name in found:
+            raise ConfigError(f"{file}: {key} is there twice, with - and with _")
         if name not in kinds:
             raise ConfigError(f"{file}: there is no setting {key!r}; see histopretrain run --help")
         kind = kinds[name]

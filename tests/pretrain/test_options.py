@@ -135,6 +135,8 @@ def test_a_flag_counts_more_than_the_file(tmp_path: Path) -> None:
         ("[views]\npreset = 'strong'", "views must be one of histology, simclr, none"),
         ("head = 'mlp'", "head must be one of paper, simclr, simclr2, got 'mlp'"),
         ("epochs = ", "is not TOML"),
+        ("crop-area = [0.5, 1.0]", "crop-area is a setting of the views: write it below [views]"),
+        ("batch-size = 8\nbatch_size = 4", "batch_size is there twice"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(text: str, complaint: str, tmp_path: Path) -> None:
