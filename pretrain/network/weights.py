@@ -8,6 +8,7 @@ what is left out is said. A net that is half random is never the result.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,9 @@ def _safetensors(path: Path) -> tuple[Weights, str | None]:
 
 def _state_dict(path: Path) -> Weights:
     try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about files that it then refuses
+            found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a foreign file makes torch raise has no root
         raise ConfigError(
             f"{path} is neither safetensors nor a plain state dict of torch; if you trust who "

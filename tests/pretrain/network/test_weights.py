@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from torch import Tensor, nn  # noqa: E402
 from pretrain.config import TrainConfig  # noqa: E402
 from pretrain.errors import ConfigError  # noqa: E402
 from pretrain.network.model import build_encoder, build_model  # noqa: E402
-from pretrain.network.weights import initialise  # noqa: E402
+from pretrain.network.weights import initialise, read_weights  # noqa: E402
 
 Weights = dict[str, Tensor]
 
@@ -222,3 +224,13 @@ def test_timms_weights_are_asked_for_by_its_name(monkeypatch: pytest.MonkeyPatch
     encoder, origin = loaded("imagenet", "timm/test_resnet")
     assert_holds(encoder, given.state_dict())
     assert origin == "timm test_resnet.r160_in1k"
+
+
+def test_a_pickle_is_refused_without_a_word_from_torch(tmp_path: Path) -> None:
+    file = tmp_path / "plain.pt"
+    file.write_bytes(pickle.dumps({"a": argparse.Namespace()}, protocol=4))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(ConfigError, match="neither safetensors nor a plain state dict"):
+            read_weights(file)
+    assert not said
