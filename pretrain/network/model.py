@@ -132,7 +132,8 @@ def _from_timm(arch: str, image_size: int | None) -> tuple[nn.Module, bool, int]
 
     name = timm_name(arch)
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, [*ARCHS, *timm.list_models()], _MOST_MATCHES)
+        known = dict.fromkeys([*ARCHS, *timm.list_models()])
+        near = difflib.get_close_matches(name, known, _MOST_MATCHES)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ConfigError(f"neither torchvision nor timm has an encoder called {arch!r}{hint}")
     try:

@@ -143,3 +143,9 @@ def test_weights_depend_on_the_seed_and_leave_the_global_generator_alone(arch: s
 
 def test_a_fresh_model_says_that_its_weights_are_random() -> None:
     assert build_model(config_of()).origin == "random weights"
+
+
+def test_a_name_that_both_libraries_have_is_suggested_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_encoder("resnet1801")
+    assert str(caught.value).count("resnet101 or") == 1
