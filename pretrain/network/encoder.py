@@ -213,6 +213,9 @@ def _channels_first(tiles: npt.NDArray[np.uint8] | Tensor | Image) -> Tensor:
     if isinstance(tiles, Tensor):
         pixels = tiles
     else:
+        if not isinstance(tiles, np.ndarray) and not hasattr(tiles, "convert"):
+            kind = type(tiles).__name__
+            raise ConfigError(f"tiles must be an array, a tensor or a PIL image, not a {kind}")
         array = np.asarray(tiles if isinstance(tiles, np.ndarray) else tiles.convert("RGB"))
         if array.dtype != np.uint8:
             raise ConfigError(f"tiles must be RGB of 0 to 255 in uint8, not {array.dtype}")

@@ -153,6 +153,7 @@ def test_it_is_what_training_sees_where_nothing_is_drawn(size: int) -> None:
     ("tiles", "message"),
     [
         (TILES.astype(np.float32) / 255, "in uint8, not float32"),
+        ([[1, 2]], "must be an array, a tensor or a PIL image, not a list"),
         (torch.zeros(3, 8, 8), r"in uint8, not torch\.float32"),
         (TILES[0, :, :, 0], r"must have the shape .* not \(64, 64\)"),
         (np.zeros((8, 8, 4), dtype=np.uint8), r"must have the shape .* not \(8, 8, 4\)"),
