@@ -50,8 +50,8 @@ def export_run(
         OSError: the disk is full, ...; older files are then untouched.
     """
     run, out = Path(run), Path(out)
-    card = _check_out(out, force)
     recipe, mix = (_read(run, name) for name in ("config.json", "mix.json"))
+    card = _check_out(out, force)
     found = newest_checkpoint(run)
     if found is None:
         raise ConfigError(f"{run} has no checkpoint yet; wait for one, or run its command again")

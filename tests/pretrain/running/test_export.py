@@ -335,5 +335,5 @@ def test_the_command_by_default_writes_into_the_run(run: Path) -> None:
 def test_the_command_ends_with_one_sentence(tmp_path: Path) -> None:
     result = ran(tmp_path / "none")
     assert result.exit_code == 2
-    assert result.stderr.startswith("Error: there is no folder")
+    assert result.stderr.startswith(f"Error: {tmp_path / 'none'} is not a run folder")
     assert result.stderr.count("\n") == 1
