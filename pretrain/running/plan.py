@@ -137,6 +137,8 @@ def _threads() -> int:
 
 
 def _batch_size(config: TrainConfig, mix: Mix, world: int) -> int:
+    if mix.tiles < 2:
+        raise ConfigError("the mix has 1 tile, which has no negatives: give 2 tiles or more")
     size = config.batch_size
     if size is None:
         most = min(BATCH_SIZE[config.device], mix.tiles)

@@ -364,3 +364,9 @@ def test_a_gpu_run_ends_with_an_encoder_that_loads_on_a_cpu(manifest: Path, tmp_
     result = train(replace(TINY, device="cuda"), manifest, tmp_path / "run")
     model, _ = load_encoder(result.encoder)
     assert all(p.device.type == "cpu" for p in model.parameters())
+
+
+def test_one_tile_alone_is_refused_in_words_that_help(tmp_path: Path) -> None:
+    entry = make_slide(tmp_path, "a", {"0.5": tile_pixels(1, 32)})
+    with pytest.raises(ConfigError, match="the mix has 1 tile, which has no negatives"):
+        train(replace(TINY, batch_size=None), save(tmp_path, entry), tmp_path / "run")
