@@ -110,7 +110,8 @@ def _differences(recipe: Json, plan: Plan) -> list[str]:
     views = before.get("views", {})
     for name in ViewConfig.__dataclass_fields__:
         if views.get(name) != now["views"][name]:
-            found.append(f"{name.replace('_', '-')} was {views.get(name)}, is {now['views'][name]}")
+            flag = "views" if name == "preset" else name.replace("_", "-")
+            found.append(f"{flag} was {_text(views.get(name))}, is {_text(now['views'][name])}")
     if recipe.get("manifest_sha256") != plan.manifest_sha256:
         found.append("the manifest has changed since")
     return found

@@ -263,7 +263,7 @@ class _Run:
         try:
             write_checkpoint(self._plan.out, self._progress.step, tensors, state)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             raise DiskFull(
                 f"the disk of {self._plan.out} is full, so step {self._progress.step} could not be "

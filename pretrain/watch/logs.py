@@ -130,7 +130,7 @@ class _File:
 
     def _failed(self, error: OSError) -> DiskFull | TrainingError:
         what = f"{self._path} cannot be written ({error.strerror})"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return DiskFull(f"{what}; free some space and run the same command again to go on")
         return TrainingError(f"{what}; give another --out")
 

@@ -27,6 +27,7 @@ from pretrain.running.runfolder import can_go_on, locked  # noqa: E402
 from pretrain.running.stopping import Stopper  # noqa: E402
 from pretrain.running.train import StepMetrics, train  # noqa: E402
 from pretrain.simclr.ranks import Ranks  # noqa: E402
+from pretrain.views.viewconfig import make_view_config  # noqa: E402
 from tests.pretrain.make import two_by_two  # noqa: E402
 from tests.pretrain.running.test_train import TINY, Recorder  # noqa: E402
 
@@ -204,6 +205,10 @@ def test_a_run_of_other_settings_is_not_gone_on_with(manifest: Path, tmp_path: P
         train(replace(LONG, temperature=0.3), manifest, out)
     with pytest.raises(ConfigError, match=r"hue was .*, is 0\.5"):
         train(replace(LONG, views=replace(LONG.views, hue=0.5)), manifest, out)
+    with pytest.raises(
+        ConfigError, match=r"views was histology, is simclr; crop-area was 0\.2,1\.0"
+    ):
+        train(replace(LONG, views=make_view_config("simclr")), manifest, out)
     with pytest.raises(ConfigError, match="give another --out, or --resume auto"):
         train(LONG, manifest, out, resume="never")
     text = manifest.read_text()
@@ -225,14 +230,15 @@ def test_two_runs_do_not_write_to_one_folder(manifest: Path, tmp_path: Path) -> 
     assert caught.value.exit_code == 75
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
 def test_a_full_disk_ends_a_run_that_goes_on_from_the_checkpoint_before(
-    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     out = tmp_path / "run"
     stop_after(2, LONG, manifest, out)
 
     def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
         patch.setattr("pretrain.running.train.write_checkpoint", full)
