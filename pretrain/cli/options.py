@@ -159,6 +159,8 @@ def _checked(owner: type, data: dict[str, Any], file: Path) -> dict[str, Any]:
         if name not in kinds:
             raise ConfigError(f"{file}: there is no setting {key!r}; see histopretrain run --help")
         kind = kinds[name]
+        if kind == tuple[str, ...] and name not in _MANY and isinstance(value, str):
+            value = [part.strip() for part in value.split(",")]  # as the flag does
         found[name] = _converted(kind, value)
         if found[name] is None:
             raise ConfigError(f"{file}: {key} must be {_kind_text(kind)}, got {value!r}")

@@ -153,6 +153,8 @@ def load_encoder(path: str | Path, *, size: int | None = None) -> tuple[nn.Modul
         raise CheckpointError(f"{path} does not hold the weights of a {info.arch}") from error
     if said.get("crc32c") != _checksum(weights):
         raise CheckpointError(f"{path} fails its checksum: its weights are damaged; fetch it again")
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise ConfigError(f"size must be a whole number of pixels, at least 1, got {size!r}")
     if not found.any_size:
         if size not in (None, info.image_size):
             raise ConfigError(f"{path} takes pictures of {info.image_size} px alone, not {size}")

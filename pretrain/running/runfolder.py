@@ -17,6 +17,7 @@ from manifests.files import Json, pretty_json, remove_temporaries, write_atomic
 from pretrain.config import TrainConfig
 from pretrain.errors import ConfigError, RunBusy
 from pretrain.network.encoder import ENCODER_FILE, steps_behind
+from pretrain.running.checkpoint import checkpoints
 from pretrain.running.plan import Plan
 from pretrain.views.viewconfig import ViewConfig
 
@@ -48,7 +49,9 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def check_folder(plan: Plan, resume: str) -> bool:
-    """Whether the folder holds a run of this plan, which can go on; False if it is new or empty.
+    """Whether the folder holds a run of this plan, which can go on.
+
+    False if it is new or empty, or if its run has no checkpoint yet and so begins anew.
 
     Raises:
         ConfigError: it holds something else, or a run of other settings or tiles.
@@ -66,6 +69,8 @@ def check_folder(plan: Plan, resume: str) -> bool:
         raise ConfigError(f"{out} is in use and holds no run; give --out a folder that is new")
     if resume == "never":
         raise ConfigError(f"{out} holds a run already; give another --out, or --resume auto")
+    if not checkpoints(out):
+        return False  # it ended before it had anything to lose
     differing = _differences(_json(out / CONFIG_FILE), plan)
     if differing:
         raise ConfigError(

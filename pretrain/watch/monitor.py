@@ -23,7 +23,6 @@ from manifests import Manifest, StoreError
 from manifests.codec import Rgb
 from manifests.store import TileGroup, TileStore, is_committed, open_store
 from pretrain.config import TrainConfig
-from pretrain.errors import TrainingError
 from pretrain.mixing.keyed import key_of
 from pretrain.mixing.mix import Mix
 from pretrain.views.augment import draw_views, make_views
@@ -101,8 +100,8 @@ class Monitor:
             head: features to embeddings (B, D), as the loss sees them.
 
         Raises:
-            StoreError: a store was removed. Tiles that are damaged are left out.
-            TrainingError: none of the tiles can be read any more.
+            StoreError: a store was removed, or none of the tiles can be read any more. Tiles that
+                are damaged are left out.
         """
         device = torch.device(device)
         features: dict[int, Rows] = {}
@@ -122,7 +121,10 @@ class Monitor:
                     rows = np.stack(both, axis=1)
                     pairs.update(zip(places[paired].tolist(), rows, strict=True))
         if not pairs:
-            raise TrainingError("none of the tiles to look at features with can be read any more")
+            raise StoreError(
+                "none of the tiles to look at features with can be read any more; "
+                "histotile manifest verify --deep says what is damaged"
+            )
         kept = np.array(sorted(features), dtype=np.int64)
         self._last = _look(
             self._panel.only(kept),

@@ -1,9 +1,10 @@
 """Tiles a second into training batches: `python -m tests.benchmarks.loader`.
 
 Makes a set of JPEG stores (by default 256 px, quality 90, of tissue of the slide in
-`HISTOTILE_TEST_DATA`), then reads tiles in random order by turns, n times each, on 1 and on 2 threads: through `feed` (draws,
-checksums, batches; once it has all the memory that it uses), at the bare limit (open descriptors,
-known places, pread, decode; no sampler, no checksum, no batch), and through zarr-python (`z[i]`).
+`HISTOTILE_TEST_DATA`), then reads tiles in random order by turns, n times each, on 1 and on 2
+threads: through `feed` (draws, checksums, batches; once it has all the memory that it uses), at the
+bare limit (open descriptors, known places, pread, decode; no sampler, no checksum, no batch), and
+through zarr-python (`z[i]`).
 All is in the page cache. Ratios are taken within a round; figures per CPU-second are those that
 other processes disturb least.
 """

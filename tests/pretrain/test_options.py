@@ -113,6 +113,14 @@ def test_a_preset_is_where_the_other_settings_of_the_views_start_from(
     assert settings("--config", str(file))["views"] == settings("--views", preset)["views"]
 
 
+def test_fields_of_the_balance_may_be_one_text_with_commas(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("balance = 'stain, site'\nweight = 'stain=H&E,site=A:2'\n")
+    found = settings("--config", str(file))
+    assert found["balance"] == ["stain", "site"]
+    assert found["weight"] == ["stain=H&E,site=A:2"]
+
+
 def test_a_flag_counts_more_than_the_file(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text("epochs = 3\nlr = 1\ncompile = true\n[views]\nhue = 0.5\n")

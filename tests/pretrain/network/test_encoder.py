@@ -251,3 +251,9 @@ def test_a_missing_weight_is_an_error_and_never_a_random_one(
     save_encoder(path, torch.nn.Linear(2, 2), info_of(arch=arch))
     with pytest.raises(CheckpointError, match=message):
         load_encoder(path)
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.5, "96"])
+def test_a_size_that_is_none_is_refused(size: Any, saved: Path) -> None:
+    with pytest.raises(ConfigError, match="size must be a whole number of pixels"):
+        load_encoder(saved, size=size)

@@ -222,6 +222,22 @@ def test_a_run_of_other_settings_is_not_gone_on_with(manifest: Path, tmp_path: P
     assert train(replace(LONG, threads=1, log_every=2), manifest, out).steps == 8
 
 
+def test_a_run_that_ended_before_its_first_checkpoint_may_begin_anew_with_other_settings(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+
+    class Crash(Recorder):
+        def stepped(self, metrics: StepMetrics) -> None:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        train(LONG, manifest, out, Crash())
+    train(replace(LONG, temperature=0.3), manifest, out)
+    assert json.loads((out / "config.json").read_text())["train"]["temperature"] == 0.3
+    assert [line["step"] for line in without_times(out)] == list(range(1, 9))
+
+
 def test_two_runs_do_not_write_to_one_folder(manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     stop_after(1, LONG, manifest, out)

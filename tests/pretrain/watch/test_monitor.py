@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from manifests import Manifest, StoreEntry, StoreError
 from manifests.store import TileStore, open_store
 from pretrain.config import TrainConfig
-from pretrain.errors import TrainingError
 from pretrain.mixing.mix import resolve_mix
 from pretrain.views.viewconfig import make_view_config
 from pretrain.watch.monitor import PAIRS, Monitor
@@ -224,7 +223,7 @@ def test_no_tile_that_can_be_read_is_said_in_one_sentence(tmp_path: Path) -> Non
     for entry in entries:
         for slot in range(4):
             damage_tile(tmp_path / f"{entry.id}.zarr", "0.5", slot)
-    with pytest.raises(TrainingError, match="none of the tiles"):
+    with pytest.raises(StoreError, match="none of the tiles"):
         monitor.measure(MeanColour(), nn.Identity(), "cpu")
 
 
