@@ -111,6 +111,8 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
     names = options.names.split(",") if options.names else [run.name for run in options.runs]
+    if len(names) != len(options.runs):
+        parser.error(f"{len(options.runs)} runs need as many names, not {len(names)}")
     options.out.write_text(draw(options.runs, names), encoding="utf-8")
 
 
