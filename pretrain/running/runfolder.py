@@ -69,7 +69,7 @@ def check_folder(plan: Plan, resume: str) -> bool:
         raise ConfigError(f"{out} is in use and holds no run; give --out a folder that is new")
     if resume == "never":
         raise ConfigError(f"{out} holds a run already; give another --out, or --resume auto")
-    if not checkpoints(out):
+    if not checkpoints(out) and not (out / ENCODER_FILE).exists():
         return False  # it ended before it had anything to lose
     differing = _differences(_json(out / CONFIG_FILE), plan)
     if differing:

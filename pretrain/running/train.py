@@ -116,6 +116,11 @@ class _Run:
         """The run from its last checkpoint, or from the start if there is none yet."""
         found = newest_checkpoint(self._plan.out)
         if found is None:
+            if (self._plan.out / ENCODER_FILE).exists():
+                raise ConfigError(
+                    f"{self._plan.out} holds an encoder but no checkpoint to go on from; "
+                    "give another --out to train again"
+                )
             return self.begun()
         _, tensors, state = found
         self._progress = Progress.from_json(state["progress"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -236,6 +237,19 @@ def test_a_run_that_ended_before_its_first_checkpoint_may_begin_anew_with_other_
     train(replace(LONG, temperature=0.3), manifest, out)
     assert json.loads((out / "config.json").read_text())["train"]["temperature"] == 0.3
     assert [line["step"] for line in without_times(out)] == list(range(1, 9))
+
+
+def test_an_encoder_whose_checkpoints_were_deleted_is_never_trained_over(
+    manifest: Path, tmp_path: Path
+) -> None:
+    encoder = train(TINY, manifest, tmp_path / "run").encoder
+    before = encoder.read_bytes()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(ConfigError, match="holds an encoder but no checkpoint"):
+        train(TINY, manifest, tmp_path / "run")
+    with pytest.raises(ConfigError, match="holds a run of other settings"):
+        train(replace(TINY, seed=1), manifest, tmp_path / "run")
+    assert encoder.read_bytes() == before
 
 
 def test_two_runs_do_not_write_to_one_folder(manifest: Path, tmp_path: Path) -> None:
