@@ -318,7 +318,7 @@ def test_a_batch_of_more_tiles_than_there_are_is_wrong_usage(
 
 def test_a_single_tile_cannot_be_trained_on(tmp_path: Path) -> None:
     path = save(tmp_path, make_slide(tmp_path, "a", {"0.5": tile_pixels(1)}))
-    with pytest.raises(ConfigError, match="at least 2"):
+    with pytest.raises(ConfigError, match="give 2 tiles or more"):
         train(TrainConfig(device="cpu"), path, tmp_path / "run")
 
 
