@@ -147,6 +147,6 @@ def test_packed_tiles_of_two_organs_train_an_encoder(real_data: Path, tmp_path: 
     done = run("run", tmp_path / "d" / "manifest.json", *training, "--out", out, module="pretrain")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["loss"] for line in lines]
+    losses = [line["loss"] for line in lines if "loss" in line]
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:5])
     assert (out / "encoder.safetensors").is_file()
