@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _PIPE_WIDTH = 10_000
 _LINE_EVERY_S = 10.0
+_BAR_WIDTH = 16
+"""Columns: a terminal of 100 then shows how fast and how well, too."""
 
 
 @contextlib.contextmanager
@@ -151,7 +153,7 @@ def _bar_on(stream: TextIO, unit: str) -> RichProgress:
     from rich.console import Console
 
     columns = (
-        bars.BarColumn(),
+        bars.BarColumn(bar_width=_BAR_WIDTH),
         bars.MofNCompleteColumn(),
         bars.TextColumn(unit),
         bars.TimeElapsedColumn(),
