@@ -3,7 +3,7 @@
 A picture is a table of lines, (B, L, D): B pictures, L lines, D numbers along a line; the second
 axis is done by transposing. Positions are pixels, whose centres lie at 0.5, 1.5, ...; B is the
 batch, S the lines of the output, K the most taps that one of them has. A dense matrix product
-would multiply mostly with zeros: these sums take a tenth of its time on a CPU.
+would multiply mostly with zeros.
 """
 
 from __future__ import annotations
