@@ -31,7 +31,10 @@ TRAINING_ROOMS: dict[str, set[str]] = {
     "loading": {"mixing"},
     "network": {"views"},
     "simclr": set(),
-    "watch": {"mixing", "views", "loading"},
+    "scoring": set(),
+    "watch": {"mixing", "views", "loading", "scoring"},
+    "embedding": {"mixing", "views", "loading", "network"},
+    "evaluating": {"mixing", "views", "loading", "network", "scoring", "embedding"},
     "running": {"mixing", "views", "loading", "network", "simclr", "watch"},
 }
 """The rooms inside `pretrain`, and those that each may import; only `cli` may import all."""

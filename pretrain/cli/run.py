@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _SECONDS_PER_LINE = 5.0
 _STRATA_SHOWN = 12
-_EXTRA = ("torch", "torchvision", "safetensors", "timm", "tensorboard")
+_EXTRA = ("torch", "torchvision", "safetensors", "timm", "tensorboard", "sklearn", "h5py")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""An encoder by name, and the features that it gives of tiles."""

@@ -1,0 +1,1 @@
+"""An encoder put to the test on tiles whose labels are known."""

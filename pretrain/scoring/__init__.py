@@ -1,0 +1,1 @@
+"""How good features are: metrics, intervals, probes and neighbours, without torch."""
