@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 from pretrain.config import DEVICES
 from pretrain.setting import check, setting
@@ -35,10 +34,10 @@ class EvaluateSettings:
         shown="needed, but for segmentation",
     )
     task: str = setting(CLASSIFICATION, "What the label is, or what to predict.", choices=TASKS)
-    masks: Path | None = setting(
+    masks: str | None = setting(
         None, "Folder of mask pictures, named as the pictures or slides are.", shown="none"
     )
-    split: Path | None = setting(
+    split: str | None = setting(
         None,
         "A manifest with train, val and test, as `histotile manifest split` writes it.",
         shown="the splits of MANIFEST",
