@@ -75,6 +75,17 @@ def config_options(
     return add
 
 
+def setting_options(owner: type) -> Callable[[Callback], Callback]:
+    """A flag for each setting of a dataclass; all are None where they are not given."""
+
+    def add(function: Callback) -> Callback:
+        for item in reversed(dataclasses.fields(owner)):
+            function = _flag(owner, item, item.name.replace("_", "-"))(function)
+        return function
+
+    return add
+
+
 def _flag(owner: type, item: dataclasses.Field[Any], name: str) -> Callable[[Any], Any]:
     kind = get_type_hints(owner)[item.name]
     key = f"view_{item.name}" if owner is ViewConfig else item.name
@@ -92,7 +103,11 @@ def _flag(owner: type, item: dataclasses.Field[Any], name: str) -> Callable[[Any
         )
     if kind == tuple[str, ...]:
         return click.option(
-            f"--{name}", key, callback=_parts(str, None), metavar="FIELD,...", help=text
+            f"--{name}",
+            key,
+            callback=_parts(str, None),
+            metavar="CLASS,..." if name == "classes" else "FIELD,...",
+            help=text,
         )
     simple = {int: int, float: float, str: str, int | None: int, float | None: float}
     return click.option(f"--{name}", key, type=simple.get(kind, str), help=text)
