@@ -19,9 +19,10 @@ import torch
 
 from manifests.files import Json
 from pretrain.config import TrainConfig
+from pretrain.device import pick_device
 from pretrain.loading.feed import feed
 from pretrain.running.learner import Learner
-from pretrain.running.plan import Plan, make_plan, pick_device
+from pretrain.running.plan import Plan, make_plan
 from pretrain.running.train import torch_as_asked
 from pretrain.simclr.ranks import Ranks, join_ranks
 

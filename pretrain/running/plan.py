@@ -15,6 +15,7 @@ import torch
 from manifests import Manifest, ManifestError, load_manifest
 from manifests.files import Json, canonical_json, sha256
 from pretrain.config import BATCH_SIZE, IMAGE_SIZE_PX, TrainConfig
+from pretrain.device import pick_device
 from pretrain.errors import ConfigError
 from pretrain.loading.loader import TileLoader
 from pretrain.mixing.mix import Mix, pick_split, resolve_mix
@@ -114,19 +115,6 @@ def make_plan(config: TrainConfig, manifest: str | Path, out: str | Path, world:
         threads=config.threads or _threads(),
         out=Path(out),
     )
-
-
-def pick_device(name: str) -> str:
-    """`cpu` or `cuda`, for `auto` whichever there is.
-
-    Raises:
-        ConfigError: `cuda` was asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda was asked for, but torch sees no CUDA GPU; use cpu or auto")
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
 
 
 def _threads() -> int:

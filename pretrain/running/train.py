@@ -20,13 +20,14 @@ from pathlib import Path
 import torch
 
 from pretrain.config import TrainConfig
+from pretrain.device import pick_device
 from pretrain.errors import ConfigError, DiskFull, Interrupted, TrainingError
 from pretrain.loading.feed import Fed, feed
 from pretrain.network.encoder import ENCODER_FILE
 from pretrain.running.checkpoint import newest_checkpoint, write_checkpoint
 from pretrain.running.export import export_run
 from pretrain.running.learner import Learner, NotFinite
-from pretrain.running.plan import Plan, make_plan, pick_device
+from pretrain.running.plan import Plan, make_plan
 from pretrain.running.progress import Clock, Observer, Progress, StepMetrics, TrainResult
 from pretrain.running.runfolder import begin_folder, check_folder, is_finished, locked
 from pretrain.running.stopping import Stopper

@@ -26,8 +26,8 @@ from torch import nn
 from manifests import load_manifest
 from manifests.store import open_store
 from pretrain.config import TrainConfig
+from pretrain.device import pick_device
 from pretrain.running.bench import bench
-from pretrain.running.plan import pick_device
 from pretrain.views.viewconfig import make_view_config
 from tests.benchmarks.measure import machine
 
