@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from manifests.codec import Rgb
-from pretrain.loading.loader import Batch, Filling, TileLoader
+from pretrain.loading.loader import Batch
 
 MOST_BATCHES_AHEAD = 4
 MOST_BYTES_AHEAD = 2**30
@@ -52,8 +52,29 @@ class Fed:
     """How long the step waited for them."""
 
 
+class Filling(Protocol):
+    """A batch that is being read. Parts of it may be read by several threads at once."""
+
+    def read(self, place: int) -> None:
+        """Read the tile at a place of the batch, from 0 to B - 1."""
+
+    def batch(self) -> Batch:
+        """The batch, once every place was read."""
+
+
+class Loader(Protocol):
+    """Where batches come from. Safe for threads."""
+
+    @property
+    def batch_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the tiles of a step, (B, S, S, 3)."""
+
+    def begin(self, step: int, tiles: Rgb | None = None) -> Filling:
+        """The batch of a step, to be read place by place into `tiles`."""
+
+
 def feed(
-    loader: TileLoader, steps: Iterable[int], threads: int, device: str | torch.device
+    loader: Loader, steps: Iterable[int], threads: int, device: str | torch.device
 ) -> Generator[Fed, None, None]:
     """The batches of `steps`, in order.
 
@@ -102,7 +123,7 @@ class Way(Protocol):
 class _Reader:
     """The threads, and the batches they work on."""
 
-    def __init__(self, loader: TileLoader, threads: int, way: Way) -> None:
+    def __init__(self, loader: Loader, threads: int, way: Way) -> None:
         self._loader = loader
         self._way = way
         self._stopped = Event()

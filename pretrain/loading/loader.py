@@ -107,7 +107,7 @@ class TileLoader:
         self._tile_size = mix.tile_size
         self._sampler = sampler
         self._first_id = [0, *accumulate(slide.tiles for slide in mix.slides)]
-        self._stores = _OpenStores(manifest)
+        self._stores = OpenStores(manifest)
 
     @property
     def batch_shape(self) -> tuple[int, int, int, int]:
@@ -165,10 +165,10 @@ class TileLoader:
                 self._decode(group, index, out)
                 return first_id + tile, damaged
             except StoreError as error:
-                if _is_short_of_files(error):
+                if is_short_of_files(error):
                     raise StoreError(f"{error}: raise the limit, ulimit -n") from error
                 if not damaged and not is_committed(group.store.path):
-                    raise _removed(group.store.path, error) from error
+                    raise store_removed(group.store.path, error) from error
                 damaged.append(first_id + tile)
             tile = self._sampler.substitute(draw, attempt).tile
         raise StoreError(
@@ -183,8 +183,8 @@ class TileLoader:
             out[:] = resized(group.read(index), self._tile_size)
 
 
-class _OpenStores:
-    """The stores that a loader holds open, least recently used first."""
+class OpenStores:
+    """The stores that a loader holds open, least recently used first. Safe for threads."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
@@ -212,7 +212,7 @@ class _OpenStores:
         except StoreError as error:
             path = self._manifest.store_path(entry)
             if not is_committed(path):
-                raise _removed(path, error) from error
+                raise store_removed(path, error) from error
             raise
         with self._lock:
             # Another thread may have been faster.
@@ -223,14 +223,14 @@ class _OpenStores:
             return store
 
 
-def _is_short_of_files(error: StoreError) -> bool:
+def is_short_of_files(error: StoreError) -> bool:
     """Whether a tile could not be read for want of files to open, not for damage."""
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE)
 
 
-def _removed(store: Path, error: StoreError) -> StoreError:
-    return StoreError(f"{store} was removed while training ({error})")
+def store_removed(store: Path, error: StoreError) -> StoreError:
+    return StoreError(f"{store} was removed while it was read ({error})")
 
 
 def resized(tile: Rgb, size: int) -> Rgb:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -202,12 +202,23 @@ class Transform:
         Raises:
             ConfigError: they are something else; floats, for one, do not say what white is.
         """
-        pixels = _channels_first(tiles).float() / 255
-        if self.size is not None and pixels.shape[2:] != (self.size, self.size):
-            side = (self.size, self.size)
-            pixels = functional.interpolate(pixels, side, mode="bilinear", antialias=True)
-        mean, std = (pixels.new_tensor(v).view(3, 1, 1) for v in (self.info.mean, self.info.std))
-        return (pixels - mean) / std
+        return normalised(_channels_first(tiles), self.size, self.info.mean, self.info.std)
+
+
+def normalised(
+    pixels: Tensor, size: int | None, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """What an encoder takes of uint8 (B, 3, H, W): float32 (B, 3, S, S), RGB.
+
+    Args:
+        size: S; None: H and W stay.
+        mean, std: of RGB in 0 to 1; subtracted, and divided by.
+    """
+    found = pixels.float() / 255
+    if size is not None and found.shape[2:] != (size, size):
+        found = functional.interpolate(found, (size, size), mode="bilinear", antialias=True)
+    shift, scale = (found.new_tensor(values).view(3, 1, 1) for values in (mean, std))
+    return (found - shift) / scale
 
 
 def _channels_first(tiles: npt.NDArray[np.uint8] | Tensor | Image) -> Tensor:

@@ -157,14 +157,14 @@ def test_a_store_removed_while_training_stops_the_run(manifest: Manifest) -> Non
     loader.batch(0)
     shutil.rmtree(manifest.root / "b.zarr")
     store._cache.shards.clear()  # what is open can be read even though it was removed
-    with pytest.raises(StoreError, match=r"b\.zarr was removed while training \(.*\)"):
+    with pytest.raises(StoreError, match=r"b\.zarr was removed while it was read \(.*\)"):
         loader.batch(1)
 
 
 def test_a_store_removed_before_it_is_first_drawn_from_stops_the_run(manifest: Manifest) -> None:
     loader = loader_of(manifest, 10)
     (manifest.root / "b.zarr" / "commit.json").unlink()
-    with pytest.raises(StoreError, match=r"b\.zarr was removed while training"):
+    with pytest.raises(StoreError, match=r"b\.zarr was removed while it was read"):
         loader.batch(0)
 
 
