@@ -73,8 +73,8 @@ def _run(
 ) -> None:
     config = make_config(flags)
     with needs_extra():
-        from pretrain.running.stopping import Stopper
         from pretrain.running.train import train
+        from pretrain.stopping import Stopper
     if out is None:
         out = _default_folder(manifest, config, resume)
     is_first = os.environ.get("RANK", "0") == "0"

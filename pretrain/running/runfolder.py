@@ -7,15 +7,12 @@ run of other settings or other tiles is refused, for its weights would be of nei
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-from manifests.files import Json, pretty_json, remove_temporaries, write_atomic
+from manifests.files import Json, pretty_json, write_atomic
 from pretrain.config import TrainConfig
-from pretrain.errors import ConfigError, RunBusy
+from pretrain.errors import ConfigError
 from pretrain.network.encoder import ENCODER_FILE, steps_behind
 from pretrain.running.checkpoint import checkpoints
 from pretrain.running.plan import Plan
@@ -23,29 +20,6 @@ from pretrain.views.viewconfig import ViewConfig
 
 CONFIG_FILE = "config.json"
 MIX_FILE = "mix.json"
-
-
-@contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Make a run folder and hold it for this process alone; the lock goes with the process.
-
-    What a killed run left half-written is deleted.
-
-    Raises:
-        RunBusy: another run holds it.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunBusy(
-                f"another run is writing to {out}; wait for it, or give another --out"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
-        remove_temporaries(out)
-        yield
 
 
 def check_folder(plan: Plan, resume: str) -> bool:

@@ -29,9 +29,9 @@ from pretrain.running.export import export_run
 from pretrain.running.learner import Learner, NotFinite
 from pretrain.running.plan import Plan, make_plan
 from pretrain.running.progress import Clock, Observer, Progress, StepMetrics, TrainResult
-from pretrain.running.runfolder import begin_folder, check_folder, is_finished, locked
-from pretrain.running.stopping import Stopper
+from pretrain.running.runfolder import begin_folder, check_folder, is_finished
 from pretrain.simclr.ranks import Ranks, join_ranks
+from pretrain.stopping import Stopper
 from pretrain.watch.logs import RunLog
 from pretrain.watch.monitor import Monitor
 

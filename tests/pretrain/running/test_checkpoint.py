@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from pretrain.errors import CheckpointError  # noqa: E402
+from pretrain.locking import locked  # noqa: E402
 from pretrain.running.checkpoint import (  # noqa: E402
     KEPT,
     checkpoints,
@@ -20,7 +21,6 @@ from pretrain.running.checkpoint import (  # noqa: E402
     write_checkpoint,
 )
 from pretrain.running.progress import Progress  # noqa: E402
-from pretrain.running.runfolder import locked  # noqa: E402
 from pretrain.watch.scores import Scores  # noqa: E402
 
 TENSORS = {

@@ -21,13 +21,14 @@ torch = pytest.importorskip("torch")
 from manifests.files import write_atomic  # noqa: E402
 from pretrain.config import TrainConfig  # noqa: E402
 from pretrain.errors import ConfigError, DiskFull, Interrupted, RunBusy  # noqa: E402
+from pretrain.locking import locked  # noqa: E402
 from pretrain.network.encoder import ENCODER_FILE, load_encoder  # noqa: E402
 from pretrain.running.checkpoint import checkpoints, read_checkpoint  # noqa: E402
 from pretrain.running.export import export_run  # noqa: E402
-from pretrain.running.runfolder import can_go_on, locked  # noqa: E402
-from pretrain.running.stopping import Stopper  # noqa: E402
+from pretrain.running.runfolder import can_go_on  # noqa: E402
 from pretrain.running.train import StepMetrics, train  # noqa: E402
 from pretrain.simclr.ranks import Ranks  # noqa: E402
+from pretrain.stopping import Stopper  # noqa: E402
 from pretrain.views.viewconfig import make_view_config  # noqa: E402
 from tests.pretrain.make import two_by_two  # noqa: E402
 from tests.pretrain.running.test_train import TINY, Recorder  # noqa: E402

@@ -1,8 +1,8 @@
-"""Signals that ask a run to stop: the step at hand is finished, a checkpoint written, then it ends.
+"""Signals that ask a long command to stop: it ends at a good place and can go on.
 
 Slurm sends SIGTERM ahead of taking a node away; Ctrl-C is SIGINT; a closed connection SIGHUP. What
 the process was started to ignore, as `nohup` has it, stays ignored. A second Ctrl-C ends at once,
-with the last checkpoint there was.
+with what had been written till then.
 """
 
 from __future__ import annotations
