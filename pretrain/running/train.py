@@ -23,6 +23,7 @@ from pretrain.config import TrainConfig
 from pretrain.device import pick_device
 from pretrain.errors import ConfigError, DiskFull, Interrupted, TrainingError
 from pretrain.loading.feed import Fed, feed
+from pretrain.locking import locked
 from pretrain.network.encoder import ENCODER_FILE
 from pretrain.running.checkpoint import newest_checkpoint, write_checkpoint
 from pretrain.running.export import export_run
