@@ -214,11 +214,12 @@ def normalised(
         size: S; None: H and W stay.
         mean, std: of RGB in 0 to 1; subtracted, and divided by.
     """
-    found = pixels.float() / 255
+    found = pixels.float()
     if size is not None and found.shape[2:] != (size, size):
         found = functional.interpolate(found, (size, size), mode="bilinear", antialias=True)
-    shift, scale = (found.new_tensor(values).view(3, 1, 1) for values in (mean, std))
-    return (found - shift) / scale
+    # After the resizing, when there are fewer pixels, and in place.
+    shift, scale = (255 * found.new_tensor(values).view(3, 1, 1) for values in (mean, std))
+    return found.sub_(shift).div_(scale)
 
 
 def _channels_first(tiles: npt.NDArray[np.uint8] | Tensor | Image) -> Tensor:
