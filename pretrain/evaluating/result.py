@@ -97,6 +97,8 @@ class SplitNote:
     """What units are made by."""
     tiles: Mapping[str, int]
     units: Mapping[str, int]
+    near: bool = True
+    """Whether tiles that look the same were looked for in two splits."""
     val_from_train: bool = False
     """Whether val was taken from train, for want of one."""
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -150,6 +152,7 @@ def _split_json(split: SplitNote) -> Json:
         "by": list(split.by),
         "tiles": dict(split.tiles),
         "units": dict(split.units),
+        "near": split.near,
         "val_from_train": split.val_from_train,
         "left_out": dict(split.left_out),
         "leaks": None
