@@ -104,19 +104,19 @@ def _check_classes(
         if len(own) == 1:
             raise ConfigError(
                 f"the class {short(name)} has one {by} only, {short(units.names[own[0]])}: it "
-                f"cannot be learned from one and shown on another{hint}"
+                f"cannot be learned from one and tested on another{f'; {hint}' if hint else ''}"
             )
         for which in (TRAIN, TEST):
             if not (sets[mine] == which).any():
                 raise ConfigError(
-                    f"the class {short(name)} has no tile in {SPLITS[which]}{gone}{hint}, or split "
-                    "anew, with --stratify and --exact"
+                    f"the class {short(name)} has no tile in {SPLITS[which]}{gone}; split anew, "
+                    f"with --stratify and --exact{f', or {hint}' if hint else ''}"
                 )
 
 
 def _leave_out(name: str, names: Sequence[str]) -> str:
     others = [other for other in names if other != name]
-    return f"; leave it out with --classes {','.join(others)}" if len(others) > 1 else ""
+    return f"leave it out with --classes {','.join(others)}" if len(others) > 1 else ""
 
 
 def listed(names: Sequence[str]) -> str:
