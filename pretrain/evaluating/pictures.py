@@ -79,7 +79,7 @@ def sheet(tiles: Rgb) -> Sheet:
 
 
 def overlaid(
-    tile: Rgb, mask: npt.NDArray[np.integer], colours: Sequence[tuple[int, int, int]]
+    tile: Rgb, mask: npt.NDArray[np.number], colours: Sequence[tuple[int, int, int]]
 ) -> Rgb:
     """A tile (h, w, 3) tinted by its mask (h, w): class c in `colours[c]`, the rest untouched.
 

@@ -7,17 +7,34 @@ page says where on a disk anything lies.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from manifests.codec import Rgb
-from pretrain.evaluating.result import Evaluation
+from manifests.files import Json, write_atomic
+from manifests.listing import many, one_line
+from pretrain.evaluating import figures, gallery
+from pretrain.evaluating.figures import METHOD_NAMES, Key
+from pretrain.evaluating.map import Layout, lay_out
+from pretrain.evaluating.pictures import sheet
+from pretrain.evaluating.result import METRICS, Evaluation, LeakNote
+from pretrain.evaluating.settings import CLASSIFICATION, REGRESSION, SEGMENTATION
 
-Numbers = npt.NDArray[np.integer] | npt.NDArray[np.floating]
+Numbers = npt.NDArray[np.number]
+
+_MAP_SIDE = 400
+_MAP_EDGE = 12
+_MAIN_METHOD = "linear"
+"""Whose predictions are shown, if there are any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +68,28 @@ class Extras:
         if not all(np.isfinite(values).all() for values in self.features):
             raise ValueError("features are not finite: leave damaged tiles out")
 
+    def __len__(self) -> int:
+        return len(self.thumbnails)
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """The map of an encoder."""
+
+    name: str
+    method: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTable:
+    """One method: a row for each encoder, a cell for each metric."""
+
+    title: str
+    metrics: tuple[str, ...]
+    rows: tuple[tuple[str, bool, tuple[figures.Bar | None, ...]], ...]
+    """Encoder, whether it is a baseline, and its scores."""
+
 
 def write_report(path: Path, evaluation: Evaluation, extras: Extras) -> None:
     """Write the page, whole or not at all.
@@ -58,4 +97,309 @@ def write_report(path: Path, evaluation: Evaluation, extras: Extras) -> None:
     Raises:
         OSError: the file cannot be written; an older one is then untouched.
     """
-    raise NotImplementedError
+    write_atomic(path, page_html(evaluation, extras).encode())
+
+
+def page_html(evaluation: Evaluation, extras: Extras) -> str:
+    """The page; everything that an evaluation or a manifest says is escaped in it."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    script, style = _own_text("report.js"), _own_text("report.css")
+    names = encoder_names(evaluation)
+    main = METRICS[evaluation.task][0]
+    if extras.features:
+        extras = _mixed(extras, evaluation.seed)
+    keys, groups = _keys(evaluation, extras)
+    maps = _maps(evaluation, extras, names)
+    drawn = sheet(extras.thumbnails) if maps else None
+    # Both are files of this package, and the data are JSON without a "<": safe as they are.
+    return environment.from_string(_own_text("report.html.j2")).render(
+        style=Markup(style),  # noqa: S704
+        script=Markup(script),  # noqa: S704
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        data=Markup(_data(evaluation, extras, groups)),  # noqa: S704
+        evaluation=evaluation,
+        headline=_headline(evaluation),
+        facts=_facts(evaluation),
+        warnings=_warnings(evaluation),
+        tables=_score_tables(evaluation, names),
+        curves=figures.curves(evaluation.encoders, names, main),
+        curve_metric=figures.metric_title(main),
+        confusions=_confusions(evaluation, names),
+        scatters=_scatters(evaluation, extras, names),
+        keys=keys,
+        groups=groups,
+        maps=maps,
+        sheet=drawn,
+        queries=gallery.neighbour_rows(extras.thumbnails, _tiles(evaluation, extras), names),
+        agreement=gallery.agreement(_tiles(evaluation, extras), len(evaluation.classes)),
+        masks=_masks(evaluation, extras, names),
+        mask_keys=gallery.mask_keys(evaluation.classes),
+        settings=_settings(evaluation),
+        provenance=_provenance(evaluation, names),
+        names=names,
+        units=_units(evaluation),
+        width=figures.WIDTH,
+        height=figures.HEIGHT,
+        frame=(figures.LEFT, figures.TOP, figures.RIGHT, figures.BOTTOM),
+        map_side=_MAP_SIDE,
+        neighbours=gallery.NEIGHBOURS,
+        evaluation_tiles=f"{len(extras):,}",
+    )
+
+
+def _mixed(extras: Extras, seed: int) -> Extras:
+    """The tiles in an order by chance, so that no class is drawn over the others."""
+    order = np.random.default_rng(seed).permutation(len(extras))
+    return Extras(
+        extras.thumbnails[order],
+        tuple(extras.names[row] for row in order.tolist()),
+        extras.targets[order],
+        extras.units[order],
+        tuple(features[order] for features in extras.features),
+        tuple({m: values[order] for m, values in found.items()} for found in extras.predictions),
+    )
+
+
+def encoder_names(evaluation: Evaluation) -> tuple[str, ...]:
+    """The encoders' names; those that are there twice get the start of their hash."""
+    names = [one_line(encoder.name) for encoder in evaluation.encoders]
+    count = Counter(names)
+    return tuple(
+        f"{name} ({(encoder.sha256 or 'none')[:8]})" if count[name] > 1 else name
+        for name, encoder in zip(names, evaluation.encoders, strict=True)
+    )
+
+
+def _own_text(name: str) -> str:
+    return files("pretrain.evaluating").joinpath(name).read_text(encoding="utf-8")
+
+
+def _headline(evaluation: Evaluation) -> str:
+    encoders = many(sum(e.kind != "baseline" for e in evaluation.encoders), "encoder")
+    what = evaluation.label or "tissue masks"
+    tiles = many(evaluation.split.tiles.get("test", 0), "test tile")
+    units = _unit_count(evaluation, evaluation.split.units.get("test", 0))
+    return one_line(f"{what}: {encoders} on {tiles} of {units}")
+
+
+def _unit_count(evaluation: Evaluation, count: int) -> str:
+    by = evaluation.split.by
+    if len(by) == 1:
+        return many(count, by[0])
+    return f"{many(count, 'unit')} ({evaluation.over})"
+
+
+def _units(evaluation: Evaluation) -> str:
+    """What belongs together, in a word for several."""
+    by = evaluation.split.by
+    return one_line(f"{by[0]}s") if len(by) == 1 else "units"
+
+
+def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
+    split = evaluation.split
+    counted = [
+        (f"{name}: tiles / {_units(evaluation)}", f"{tiles:,} / {split.units.get(name, 0):,}")
+        for name, tiles in split.tiles.items()
+    ]
+    return [*counted, *([("classes", f"{len(evaluation.classes)}")] if evaluation.classes else [])]
+
+
+def _warnings(evaluation: Evaluation) -> list[tuple[str, list[str]]]:
+    """What a reader must know before any number: sentences, each with more of its kind."""
+    found: list[tuple[str, list[str]]] = []
+    leaks = evaluation.split.leaks
+    if leaks is not None and leaks.count:
+        found.append((_leak_sentence(leaks), [one_line(text) for text in leaks.sentences]))
+    if evaluation.split.val_from_train:
+        found.append(("There was no validation split: it was taken from the training tiles.", []))
+    left_out = [
+        f"{one_line(reason)}: {many(count, 'tile')}"
+        for reason, count in evaluation.split.left_out.items()
+        if count
+    ]
+    if left_out:
+        found.append(("Tiles that do not count.", left_out))
+    return found
+
+
+def _leak_sentence(leaks: LeakNote) -> str:
+    if leaks.policy == "keep":
+        return (
+            f"{many(leaks.count, 'leak')} between the splits were kept: the test scores are too "
+            "good, by an amount that nobody knows."
+        )
+    return (
+        f"{many(leaks.count, 'leak')} between the splits: {many(leaks.left_out, 'tile')} of "
+        "validation and test were left out for it."
+    )
+
+
+def _score_tables(evaluation: Evaluation, names: tuple[str, ...]) -> list[ScoreTable]:
+    methods = dict.fromkeys(m for encoder in evaluation.encoders for m in encoder.scores)
+    tables = []
+    for method in methods:
+        found = [encoder.scores.get(method, {}) for encoder in evaluation.encoders]
+        metrics = tuple(dict.fromkeys(m for scores in found for m in scores))
+        axes = {m: figures.axis_of(m, (s[m] for s in found if m in s)) for m in metrics}
+        rows = tuple(
+            (
+                name,
+                encoder.kind == "baseline",
+                tuple(figures.bar(s[m], axes[m]) if m in s else None for m in metrics),
+            )
+            for name, encoder, s in zip(names, evaluation.encoders, found, strict=True)
+            if s
+        )
+        titles = tuple(figures.metric_title(metric) for metric in metrics)
+        tables.append(ScoreTable(METHOD_NAMES.get(method, method), titles, rows))
+    return tables
+
+
+def _confusions(
+    evaluation: Evaluation, names: tuple[str, ...]
+) -> list[tuple[str, list[tuple[str, tuple[tuple[figures.Cell, ...], ...]]]]]:
+    """Encoder → its matrices, the main method's first."""
+    return [
+        (
+            name,
+            [
+                (METHOD_NAMES.get(method, method), figures.cells(encoder.confusion[method]))
+                for method in sorted(encoder.confusion, key=lambda m: m != _MAIN_METHOD)
+            ],
+        )
+        for name, encoder in zip(names, evaluation.encoders, strict=True)
+        if encoder.confusion
+    ]
+
+
+def _scatters(
+    evaluation: Evaluation, extras: Extras, names: tuple[str, ...]
+) -> list[tuple[str, str, figures.Scatter]]:
+    if evaluation.task != REGRESSION or not len(extras):
+        return []
+    return [
+        (name, METHOD_NAMES.get(method, method), figures.scatter(extras.targets, found[method]))
+        for name, found in zip(names, extras.predictions, strict=False)
+        for method in _main_method(found)
+    ]
+
+
+def _main_method(found: Mapping[str, Numbers]) -> list[str]:
+    """The method whose predictions are shown; [] where there are none."""
+    return [_MAIN_METHOD] if _MAIN_METHOD in found else [*found][:1]
+
+
+def _keys(evaluation: Evaluation, extras: Extras) -> tuple[list[Key], list[int]]:
+    """The legend of the maps, and the place in it of each tile."""
+    if evaluation.task == CLASSIFICATION:
+        counts = np.bincount(extras.targets, minlength=len(evaluation.classes))
+        named = zip(evaluation.classes, counts.tolist(), strict=True)
+        keys = [figures.class_key(i, one_line(name), n) for i, (name, n) in enumerate(named)]
+        return keys, extras.targets.tolist()
+    if evaluation.task == REGRESSION:
+        places, ranges = figures.fifths(extras.targets)
+        counts = np.bincount(places, minlength=len(ranges))
+        named = zip(ranges, counts.tolist(), strict=True)
+        return [Key(name, f"v{i}", 0, n) for i, (name, n) in enumerate(named)], places.tolist()
+    return [], []
+
+
+def _maps(evaluation: Evaluation, extras: Extras, names: tuple[str, ...]) -> list[Map]:
+    maps = []
+    for name, features in zip(names, extras.features, strict=False):
+        if not len(extras):
+            break
+        layout: Layout = lay_out(features, evaluation.seed)
+        spots = _MAP_EDGE + layout.points * (_MAP_SIDE - 2 * _MAP_EDGE)
+        maps.append(Map(name, layout.method, tuple(map(tuple, np.round(spots, 1).tolist()))))
+    return maps
+
+
+def _tiles(evaluation: Evaluation, extras: Extras) -> gallery.Tiles:
+    classes = evaluation.classes if evaluation.task == CLASSIFICATION else ()
+    return gallery.Tiles(
+        tuple(map(one_line, extras.names)),
+        extras.targets,
+        extras.units,
+        extras.features,
+        tuple(map(one_line, classes)),
+    )
+
+
+def _masks(evaluation: Evaluation, extras: Extras, names: tuple[str, ...]) -> list[gallery.Masked]:
+    if evaluation.task != SEGMENTATION:
+        return []
+    found = [
+        (name, predicted[method])
+        for name, predicted in zip(names, extras.predictions, strict=False)
+        for method in _main_method(predicted)
+    ]
+    return gallery.masked(extras.thumbnails, extras.names, extras.targets, found)
+
+
+def _data(evaluation: Evaluation, extras: Extras, groups: list[int]) -> str:
+    """What the script tells of a tile, as JSON that may stand inside of HTML."""
+    if not extras.features:
+        return "{}"
+    classes = [one_line(name) for name in evaluation.classes]
+
+    def told(values: Numbers) -> list[Json]:
+        return [int(v) if classes else round(float(v), 4) for v in values]
+
+    data = {
+        "label": one_line(evaluation.label or ""),
+        "classes": classes,
+        "names": [one_line(name) for name in extras.names],
+        "targets": told(extras.targets),
+        "groups": groups,
+        "predictions": [
+            {"by": METHOD_NAMES.get(m, m), "is": told(found[m])}
+            for found in extras.predictions
+            for m in _main_method(found)
+        ]
+        if all(extras.predictions)
+        else [],
+    }
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+
+
+def _settings(evaluation: Evaluation) -> list[tuple[str, str]]:
+    size = evaluation.image_size
+    looked = "units, slides and equal tiles" + (
+        ", and tiles that look alike" * evaluation.split.near
+    )
+    return [
+        ("task", evaluation.task),
+        ("manifest (sha256)", evaluation.manifest_sha256),
+        ("pictures brought to", f"{size} px" if size else "what each encoder needs"),
+        ("seed", str(evaluation.seed)),
+        ("leaks looked for", looked),
+        (
+            "intervals",
+            f"{100 * evaluation.level:g} %, bootstrap over {_units(evaluation)}, "
+            f"{evaluation.resamples:,} resamples",
+        ),
+    ]
+
+
+def _provenance(evaluation: Evaluation, names: tuple[str, ...]) -> list[tuple[str, list[str]]]:
+    """A row for each encoder: what it is, and what was chosen for it."""
+    return [
+        (
+            name,
+            [
+                " ".join(one_line(f"{found.arch} {found.library}").split()) or "–",
+                f"{found.features:,}",
+                ", ".join(f"{x:g} × {y:g}" if x != y else f"{x:g}" for x, y in found.mpp) or "–",
+                ", ".join(f"{key} = {value:g}" for key, value in found.chosen.items()) or "–",
+                ", ".join(f"{key} {value:,.1f} s" for key, value in found.seconds.items()) or "–",
+                (found.sha256 or "–")[:16],
+            ],
+        )
+        for name, found in zip(names, evaluation.encoders, strict=True)
+    ]
