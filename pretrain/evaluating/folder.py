@@ -1,7 +1,7 @@
 """The folder that an evaluation is written to: `evaluation.json` and `report.html`.
 
-Only what an evaluation wrote is ever written over. The page comes first and the JSON last, each by
-one rename, so that a JSON which is there belongs to a whole evaluation.
+Only what an evaluation wrote is ever written over. Each file is put in place by one rename, and a
+page never lies beside the JSON of another evaluation.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def write_folder(folder: Path, evaluation: Evaluation, extras: Extras) -> None:
         OSError: the disk is full, ...; each file is then whole, old or new.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_report(folder / PAGE_FILE, evaluation, extras)
+    (folder / PAGE_FILE).unlink(missing_ok=True)
     write_atomic(folder / JSON_FILE, pretty_json(evaluation.to_json()))
+    write_report(folder / PAGE_FILE, evaluation, extras)
 
 
 def _is_ours(file: Path) -> bool:
