@@ -17,7 +17,7 @@
   const text = (which, tile) => {
     const lines = [`${data.label}: ${say(data.targets[tile])}`];
     const found = data.predictions[which];
-    if (found) lines.push(`${found.by}: ${say(found.is[tile])}`);
+    if (found) lines.push(`${found.by} says: ${say(found.is[tile])}`);
     return [...lines, data.names[tile]].join("\n");
   };
 
