@@ -262,7 +262,8 @@ def _difference(before: Mapping[str, Json], now: Mapping[str, Json]) -> str | No
     if old.get("sha256") != new["sha256"]:
         return f"the encoder was {_encoder_text(old)} and is {_encoder_text(new)}"
     if old.get("image_size") != new["image_size"]:
-        return f"--image-size was {old.get('image_size')} and is {new['image_size']}"
+        was, now_is = (one.get("image_size") or "that of the tiles" for one in (old, new))
+        return f"--image-size was {was} and is {now_is}"
     differing = [key for key in new if key not in _NAMELESS and old.get(key) != new[key]]
     return f"the encoder's {differing[0]} was another" if differing else None
 

@@ -16,8 +16,9 @@ from manifests import Manifest, ManifestError, StoreEntry, StoreError
 from manifests.files import Json, canonical_json, sha256, spec_hash
 from manifests.layout import Column
 from manifests.store import TileGroup, open_store
+from pretrain.embedding import featurestore
 from pretrain.embedding.encoders import Encoder
-from pretrain.embedding.featurestore import CHUNK_ROWS, STORE_FORMAT, VERSION, chunk_rows
+from pretrain.embedding.featurestore import STORE_FORMAT, VERSION, chunk_rows
 from pretrain.embedding.settings import EmbedSettings
 from pretrain.embedding.wanted import Wanted, is_meant, wanted_tiles
 from pretrain.errors import ConfigError
@@ -34,7 +35,7 @@ def features_spec(encoder: Encoder, settings: EmbedSettings) -> dict[str, Json]:
         "encoder": told,
         "dtype": settings.stored_dtype,
         "precision": settings.precision,
-        "chunk_rows": CHUNK_ROWS,
+        "chunk_rows": featurestore.CHUNK_ROWS,
     }
 
 

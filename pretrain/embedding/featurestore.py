@@ -129,7 +129,7 @@ class FeatureStore:
         metadata = self._array(group)
         rows, features = metadata["shape"]
         found = np.empty((rows, features), dtype=metadata["data_type"])
-        size = chunk_rows(rows)
+        size = int(metadata["chunk_grid"]["configuration"]["chunk_shape"][0])
         for number in range(-(-rows // size)):
             data = self._file(f"{group}/{chunk_file(number)}")
             found[number * size : (number + 1) * size] = decode_chunk(data, metadata, number)
