@@ -205,7 +205,7 @@ def curves(encoders: Sequence[EncoderResult], names: Sequence[str], metric: str)
     return Curves(
         tuple(lines),
         tuple(Tick(x(share), percent(share)) for share in shares),
-        tuple(Tick(y(value), _short(value)) for value in _even(axis)),
+        tuple(Tick(y(value), _short(value)) for value in _ticks(axis)),
         tuple(percent(share) for share in shares),
         tuple(
             (names[i], tuple(_curve_cell(curve, share) for share in shares)) for i, curve in drawn
@@ -231,8 +231,15 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def _even(axis: tuple[float, float]) -> list[float]:
-    return [axis[0] + step * (axis[1] - axis[0]) / 4 for step in range(5)]
+def _ticks(axis: tuple[float, float]) -> list[float]:
+    """At most six round numbers on an axis."""
+    span = axis[1] - axis[0]
+    scale = 10.0 ** math.floor(math.log10(span / 5))
+    step = next(scale * size for size in (1, 2, 2.5, 5, 10) if span / (scale * size) <= 5 + 1e-9)
+    first = math.ceil(axis[0] / step - 1e-9)
+    return [
+        round(count * step, 12) for count in range(first, math.floor(axis[1] / step + 1e-9) + 1)
+    ]
 
 
 def _short(value: float) -> str:
@@ -256,11 +263,14 @@ def fifths(values: npt.NDArray[np.number]) -> tuple[npt.NDArray[np.int64], tuple
 
 
 def scatter(truth: npt.NDArray[np.number], predicted: npt.NDArray[np.number]) -> Scatter:
-    """Points of (truth, prediction) on two equal axes, and what lies in each fifth of the truth."""
-    both = np.concatenate([truth, predicted])
-    axis = (float(both.min()), float(both.max())) if len(both) else (0.0, 1.0)
-    if not axis[1] > axis[0]:
-        axis = (axis[0] - 0.5, axis[1] + 0.5)
+    """Points of (truth, prediction) on two equal axes, and what lies in each fifth of the truth.
+
+    Axes reach a quarter of the truth's span beyond it, so that plots of one truth can be compared;
+    a prediction beyond them stands on their edge. (n,) each, n > 0.
+    """
+    low, high = float(truth.min()), float(truth.max())
+    room = (high - low) / 4 if high > low else 0.5
+    axis = (low - room, high + room)
     side = HEIGHT - TOP - BOTTOM
 
     def x(value: float) -> float:
@@ -274,8 +284,8 @@ def scatter(truth: npt.NDArray[np.number], predicted: npt.NDArray[np.number]) ->
     return Scatter(
         tuple((x(t), y(p)) for t, p in zip(truth.tolist(), predicted.tolist(), strict=True)),
         (x(axis[0]), y(axis[0]), x(axis[1]), y(axis[1])),
-        tuple(Tick(x(value), _short(value)) for value in _even(axis)),
-        tuple(Tick(y(value), _short(value)) for value in _even(axis)),
+        tuple(Tick(x(value), _short(value)) for value in _ticks(axis)),
+        tuple(Tick(y(value), _short(value)) for value in _ticks(axis)),
         tuple(
             (
                 name,

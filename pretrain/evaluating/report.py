@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -21,12 +20,12 @@ import numpy.typing as npt
 
 from manifests.codec import Rgb
 from manifests.files import Json, write_atomic
-from manifests.listing import many, one_line
-from pretrain.evaluating import figures, gallery
+from manifests.listing import one_line
+from pretrain.evaluating import figures, gallery, wording
 from pretrain.evaluating.figures import METHOD_NAMES, Key
 from pretrain.evaluating.map import Layout, lay_out
 from pretrain.evaluating.pictures import sheet
-from pretrain.evaluating.result import METRICS, Evaluation, LeakNote
+from pretrain.evaluating.result import METRICS, Evaluation
 from pretrain.evaluating.settings import CLASSIFICATION, REGRESSION, SEGMENTATION
 
 Numbers = npt.NDArray[np.number]
@@ -109,7 +108,7 @@ def page_html(evaluation: Evaluation, extras: Extras) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     script, style = _own_text("report.js"), _own_text("report.css")
-    names = encoder_names(evaluation)
+    names = wording.encoder_names(evaluation)
     main = METRICS[evaluation.task][0]
     if extras.features:
         extras = _mixed(extras, evaluation.seed)
@@ -123,9 +122,9 @@ def page_html(evaluation: Evaluation, extras: Extras) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         data=Markup(_data(evaluation, extras, groups)),  # noqa: S704
         evaluation=evaluation,
-        headline=_headline(evaluation),
-        facts=_facts(evaluation),
-        warnings=_warnings(evaluation),
+        headline=wording.headline(evaluation),
+        facts=wording.facts(evaluation),
+        warnings=wording.warnings(evaluation),
         tables=_score_tables(evaluation, names),
         curves=figures.curves(evaluation.encoders, names, main),
         curve_metric=figures.metric_title(main),
@@ -139,10 +138,10 @@ def page_html(evaluation: Evaluation, extras: Extras) -> str:
         agreement=gallery.agreement(_tiles(evaluation, extras), len(evaluation.classes)),
         masks=_masks(evaluation, extras, names),
         mask_keys=gallery.mask_keys(evaluation.classes),
-        settings=_settings(evaluation),
-        provenance=_provenance(evaluation, names),
+        settings=wording.settings(evaluation),
+        provenance=wording.provenance(evaluation, names),
         names=names,
-        units=_units(evaluation),
+        units=wording.units(evaluation),
         width=figures.WIDTH,
         height=figures.HEIGHT,
         frame=(figures.LEFT, figures.TOP, figures.RIGHT, figures.BOTTOM),
@@ -165,78 +164,8 @@ def _mixed(extras: Extras, seed: int) -> Extras:
     )
 
 
-def encoder_names(evaluation: Evaluation) -> tuple[str, ...]:
-    """The encoders' names; those that are there twice get the start of their hash."""
-    names = [one_line(encoder.name) for encoder in evaluation.encoders]
-    count = Counter(names)
-    return tuple(
-        f"{name} ({(encoder.sha256 or 'none')[:8]})" if count[name] > 1 else name
-        for name, encoder in zip(names, evaluation.encoders, strict=True)
-    )
-
-
 def _own_text(name: str) -> str:
     return files("pretrain.evaluating").joinpath(name).read_text(encoding="utf-8")
-
-
-def _headline(evaluation: Evaluation) -> str:
-    encoders = many(sum(e.kind != "baseline" for e in evaluation.encoders), "encoder")
-    what = evaluation.label or "tissue masks"
-    tiles = many(evaluation.split.tiles.get("test", 0), "test tile")
-    units = _unit_count(evaluation, evaluation.split.units.get("test", 0))
-    return one_line(f"{what}: {encoders} on {tiles} of {units}")
-
-
-def _unit_count(evaluation: Evaluation, count: int) -> str:
-    by = evaluation.split.by
-    if len(by) == 1:
-        return many(count, by[0])
-    return f"{many(count, 'unit')} ({evaluation.over})"
-
-
-def _units(evaluation: Evaluation) -> str:
-    """What belongs together, in a word for several."""
-    by = evaluation.split.by
-    return one_line(f"{by[0]}s") if len(by) == 1 else "units"
-
-
-def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
-    split = evaluation.split
-    counted = [
-        (f"{name}: tiles / {_units(evaluation)}", f"{tiles:,} / {split.units.get(name, 0):,}")
-        for name, tiles in split.tiles.items()
-    ]
-    return [*counted, *([("classes", f"{len(evaluation.classes)}")] if evaluation.classes else [])]
-
-
-def _warnings(evaluation: Evaluation) -> list[tuple[str, list[str]]]:
-    """What a reader must know before any number: sentences, each with more of its kind."""
-    found: list[tuple[str, list[str]]] = []
-    leaks = evaluation.split.leaks
-    if leaks is not None and leaks.count:
-        found.append((_leak_sentence(leaks), [one_line(text) for text in leaks.sentences]))
-    if evaluation.split.val_from_train:
-        found.append(("There was no validation split: it was taken from the training tiles.", []))
-    left_out = [
-        f"{one_line(reason)}: {many(count, 'tile')}"
-        for reason, count in evaluation.split.left_out.items()
-        if count
-    ]
-    if left_out:
-        found.append(("Tiles that do not count.", left_out))
-    return found
-
-
-def _leak_sentence(leaks: LeakNote) -> str:
-    if leaks.policy == "keep":
-        return (
-            f"{many(leaks.count, 'leak')} between the splits were kept: the test scores are too "
-            "good, by an amount that nobody knows."
-        )
-    return (
-        f"{many(leaks.count, 'leak')} between the splits: {many(leaks.left_out, 'tile')} of "
-        "validation and test were left out for it."
-    )
 
 
 def _score_tables(evaluation: Evaluation, names: tuple[str, ...]) -> list[ScoreTable]:
@@ -366,40 +295,3 @@ def _data(evaluation: Evaluation, extras: Extras, groups: list[int]) -> str:
         else [],
     }
     return json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
-
-
-def _settings(evaluation: Evaluation) -> list[tuple[str, str]]:
-    size = evaluation.image_size
-    looked = "units, slides and equal tiles" + (
-        ", and tiles that look alike" * evaluation.split.near
-    )
-    return [
-        ("task", evaluation.task),
-        ("manifest (sha256)", evaluation.manifest_sha256),
-        ("pictures brought to", f"{size} px" if size else "what each encoder needs"),
-        ("seed", str(evaluation.seed)),
-        ("leaks looked for", looked),
-        (
-            "intervals",
-            f"{100 * evaluation.level:g} %, bootstrap over {_units(evaluation)}, "
-            f"{evaluation.resamples:,} resamples",
-        ),
-    ]
-
-
-def _provenance(evaluation: Evaluation, names: tuple[str, ...]) -> list[tuple[str, list[str]]]:
-    """A row for each encoder: what it is, and what was chosen for it."""
-    return [
-        (
-            name,
-            [
-                " ".join(one_line(f"{found.arch} {found.library}").split()) or "–",
-                f"{found.features:,}",
-                ", ".join(f"{x:g} × {y:g}" if x != y else f"{x:g}" for x, y in found.mpp) or "–",
-                ", ".join(f"{key} = {value:g}" for key, value in found.chosen.items()) or "–",
-                ", ".join(f"{key} {value:,.1f} s" for key, value in found.seconds.items()) or "–",
-                (found.sha256 or "–")[:16],
-            ],
-        )
-        for name, found in zip(names, evaluation.encoders, strict=True)
-    ]

@@ -307,11 +307,24 @@ def test_regression_shows_prediction_against_truth() -> None:
 
 
 def test_points_of_truth_and_prediction_stand_where_their_numbers_say() -> None:
-    plot = figures.scatter(np.array([0.0, 1.0, 0.5]), np.array([0.0, 1.0, 1.0]))
-    x1, y1, x2, y2 = plot.line
-    assert plot.points == ((x1, y1), (x2, y2), ((x1 + x2) / 2, y2))
+    plot = figures.scatter(np.array([0.0, 1.0, 0.5, 0.5]), np.array([-0.25, 1.25, 0.5, 99.0]))
+    x1, y1, x2, y2 = plot.line  # from -0.25 to 1.25
     assert x1 < x2
     assert y1 > y2  # upwards
+    middle = ((x1 + x2) / 2, (y1 + y2) / 2)
+    assert plot.points[2] == pytest.approx(middle, abs=0.11)
+    assert plot.points[0] == pytest.approx((x1 + (x2 - x1) / 6, y1), abs=0.11)
+    assert plot.points[1] == pytest.approx((x2 - (x2 - x1) / 6, y2), abs=0.11)
+    assert plot.points[3] == pytest.approx((middle[0], y2), abs=0.11)  # on the edge
+    assert [tick.text for tick in plot.x] == ["0", "0.5", "1"]
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_ticks_are_few_and_lie_on_the_axis(low: float, span: float) -> None:
+    plot = figures.scatter(np.array([low, low + span]), np.array([low, low + span]))
+    assert 2 <= len(plot.x) <= 6
+    left, right = plot.line[0], plot.line[2]
+    assert all(left <= tick.at <= right for tick in plot.x)
 
 
 def test_segmentation_shows_masks_and_how_much_of_them_agrees() -> None:
