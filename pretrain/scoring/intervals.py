@@ -102,13 +102,14 @@ def score_classes(
         raise ValueError(f"probabilities have the shape {probabilities.shape}")
     names, of_row = np.unique(units, return_inverse=True)
     matrices = confusion_by_unit(truth, probabilities.argmax(axis=1), classes, of_row, len(names))
+    auc = weighted_auc(truth, probabilities)
 
     def statistics(counts: Floats) -> dict[str, Floats]:
         summed = np.tensordot(counts, matrices, axes=1)
         return {
             "macro_f1": mean_over_classes(f1_by_class(summed)),
             "balanced_accuracy": mean_over_classes(recall_by_class(summed)),
-            "auc": weighted_auc(truth, probabilities, np.ascontiguousarray(counts.T)[of_row]),
+            "auc": auc(np.ascontiguousarray(counts.T)[of_row]),
         }
 
     return intervals(statistics, len(names), len(truth), resamples=resamples, seed=seed)
@@ -134,7 +135,8 @@ def score_numbers(
     distance = np.abs(np.asarray(truth, np.float64) - predicted)
     moments, errors = square_sums(truth, predicted)
     rows = np.concatenate([moments, np.stack([errors, distance], axis=1)], axis=1)
-    by_unit = np.stack([np.bincount(of_row, column, len(names)) for column in rows.T], axis=1)
+    by_unit = np.zeros((len(names), rows.shape[1]))
+    np.add.at(by_unit, of_row, rows)
 
     def statistics(counts: Floats) -> dict[str, Floats]:
         return {

@@ -9,6 +9,9 @@ scikit-learn does it; where there is none, the result is NaN.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -29,7 +32,9 @@ def confusion(truth: Integers, predicted: Integers, classes: int) -> Integers:
     Raises:
         ValueError: the shapes differ, or a number is out of range.
     """
-    return confusion_by_unit(truth, predicted, classes, np.zeros(np.shape(truth), np.int64), 1)[0]
+    one = np.zeros(np.shape(truth), dtype=np.int64)
+    matrix: Integers = confusion_by_unit(truth, predicted, classes, one, 1)[0]
+    return matrix
 
 
 def confusion_by_unit(
@@ -130,23 +135,29 @@ def auc(truth: Integers, scores: Array) -> float:
     Raises:
         ValueError: the shapes do not fit, or a score is NaN.
     """
-    return float(weighted_auc(truth, scores, np.ones((len(scores), 1)))[0])
+    return float(weighted_auc(truth, scores)(np.ones((len(scores), 1)))[0])
 
 
-def weighted_auc(truth: Integers, scores: Array, weights: Floats) -> Floats:
-    """`auc` for each of R weightings of the rows, (R,).
+def weighted_auc(truth: Integers, scores: Array) -> Callable[[Floats], Floats]:
+    """`auc` for any weighting of the rows: what can be done once is done before weights are known.
 
     Args:
         truth: class numbers (N,), from 0 to C - 1.
         scores: (N, C).
-        weights: (N, R), 0 or more; a row of weight 2 counts as two equal rows.
+
+    Returns:
+        A function from weights (N, R), 0 or more, to the AUC of each weighting, (R,). A row of
+        weight 2 counts as two equal rows.
+
+    Raises:
+        ValueError: the shapes do not fit, or a score is NaN.
     """
-    if scores.ndim != 2 or not len(truth) == len(scores) == len(weights):
+    if scores.ndim != 2 or len(truth) != len(scores):
         raise ValueError(f"{len(truth)} rows of truth do not fit scores of shape {scores.shape}")
     if np.isnan(scores).any():
         raise ValueError("a score is NaN")
-    columns = [_one_auc(truth == c, scores[:, c], weights) for c in range(scores.shape[1])]
-    return mean_over_classes(np.stack(columns, axis=-1))
+    duels = [_Duel.of(truth == c, scores[:, c]) for c in range(scores.shape[1])]
+    return lambda weights: mean_over_classes(np.stack([d.auc(weights) for d in duels], axis=-1))
 
 
 def mean_absolute_error(truth: Floats, predicted: Floats) -> float:
@@ -194,18 +205,36 @@ def _overlaps(matrices: Array) -> tuple[Floats, Floats]:
 def _ratio(above: Array, below: Array) -> Floats:
     """The quotient, float64; NaN where it is divided by zero."""
     empty = np.full(np.broadcast_shapes(np.shape(above), np.shape(below)), np.nan)
-    return np.divide(above, below, out=empty, where=np.asarray(below) != 0)
+    quotient: Floats = np.divide(above, below, out=empty, where=np.asarray(below) != 0)
+    return quotient
 
 
-def _one_auc(positive: npt.NDArray[np.bool_], scores: Array, weights: Floats) -> Floats:
-    """AUC of one class for each weighting, (R,): pairs in the right order, ties half."""
-    others, mine = scores[~positive], scores[positive]
-    order = np.argsort(others, kind="stable")
-    others = others[order]
-    # Weight of the other rows below each place, so that a place of a score tells what it beats.
-    beaten = np.zeros((len(others) + 1, weights.shape[1]))
-    np.cumsum(weights[~positive][order], axis=0, out=beaten[1:])
-    own = weights[positive]
-    pairs = np.einsum("nr,nr->r", own, beaten[np.searchsorted(others, mine, "left")])
-    pairs += np.einsum("nr,nr->r", own, beaten[np.searchsorted(others, mine, "right")])
-    return _ratio(pairs / 2, own.sum(axis=0) * beaten[-1])
+@dataclass(frozen=True, slots=True)
+class _Duel:
+    """The rows of one class (P) against the others (Q), by their scores."""
+
+    mine: Integers
+    """Rows of the class, (P,)."""
+    others: Integers
+    """The other rows, in the order of their scores, (Q,)."""
+    below: Integers
+    """How many of the others each of mine beats, (P,)."""
+    not_above: Integers
+    """How many it beats or equals, (P,)."""
+
+    @classmethod
+    def of(cls, positive: npt.NDArray[np.bool_], scores: Array) -> _Duel:
+        """Prepare the duel of a class: `positive` are its rows, (N,), and `scores` its scores."""
+        mine, others = np.flatnonzero(positive), np.flatnonzero(~positive)
+        others = others[np.argsort(scores[others], kind="stable")]
+        beaten = [np.searchsorted(scores[others], scores[mine], s) for s in ("left", "right")]
+        return cls(mine, others, *beaten)
+
+    def auc(self, weights: Floats) -> Floats:
+        """The share of pairs in the right order, equal ones half, by weights (N, R): (R,)."""
+        beaten = np.zeros((len(self.others) + 1, weights.shape[1]))
+        np.cumsum(weights[self.others], axis=0, out=beaten[1:])
+        own = weights[self.mine]
+        pairs = np.einsum("pr,pr->r", own, beaten[self.below])
+        pairs += np.einsum("pr,pr->r", own, beaten[self.not_above])
+        return _ratio(pairs / 2, own.sum(axis=0) * beaten[-1])

@@ -93,14 +93,14 @@ def ballots(numbers: Integers, similarity: Floats, labels: Integers, classes: in
         numbers, similarity: as `nearest` gives them, (Q, K).
         labels: class of each row of the bank, (N,), 0 to `classes` - 1.
     """
-    # Less the highest similarity there is, so that shares do not depend on a number's range.
     weights = np.exp((similarity - 1) / VOTE_TEMPERATURE)
     votes = np.zeros((len(numbers), classes))
     for place in range(numbers.shape[1]):
         given = numbers[:, place] >= 0
         votes[given, labels[numbers[given, place]]] += weights[given, place]
     total = votes.sum(axis=1, keepdims=True)
-    return np.divide(votes, total, out=votes, where=total > 0)
+    shares: Floats = np.divide(votes, total, out=votes, where=total > 0)
+    return shares
 
 
 def vote(numbers: Integers, similarity: Floats, labels: Integers, classes: int) -> Integers:
@@ -130,7 +130,7 @@ def knn_scores(queries: Array, bank: Array, bank_labels: Integers, classes: int,
 
 def _finite(features: Array) -> tuple[Floats, Flags]:
     """Features scaled to length 1, and which rows are not finite: those are zeros."""
-    lost = ~np.isfinite(features).all(axis=1)
+    lost: Flags = np.logical_not(np.isfinite(features).all(axis=1))
     if lost.any():
         features = np.where(lost[:, None], 0.0, features)
     return unit(features), lost

@@ -9,7 +9,7 @@ used, since commands must start without it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,8 @@ class LinearProbe:
 
     def predict(self, x: Array) -> Integers:
         """The most probable class of each row, (N,); the first of equal ones."""
-        return self.scores(x).argmax(axis=1)
+        predicted: Integers = self.scores(x).argmax(axis=1)
+        return predicted
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +165,8 @@ def fit_ridge(
 ) -> RidgeProbe:
     """Fit the probe with each alpha, and keep that of the least L1 on the validation rows.
 
-    Of equally good ones, the larger alpha is kept. All alphas share one decomposition of the
-    features' F × F products (Hastie et al., The Elements of Statistical Learning, eq. 3.47).
+    Of equally good ones, the larger alpha is kept. All alphas share one decomposition (Hastie et
+    al., The Elements of Statistical Learning, 2nd edition, equations 3.47 and 18.13 to 18.15).
 
     Args:
         train_x, val_x: features (N, F) and (M, F).
@@ -179,11 +180,10 @@ def fit_ridge(
     scaler = _scaler_of(train_x)
     rows, val_rows = scaler(train_x), scaler(val_x)
     bias = float(np.mean(train_y))
-    strength, axes = np.linalg.eigh(rows.T @ rows)
-    along = axes.T @ (rows.T @ (train_y - bias))
+    weights_of = _ridge(rows, np.asarray(train_y, dtype=np.float64) - bias)
     best: RidgeProbe | None = None
     for alpha in sorted(grid, reverse=True):
-        weights = axes @ (along / (np.maximum(strength, 0.0) + alpha))
+        weights = weights_of(alpha)
         reached = mean_absolute_error(val_y, val_rows @ weights + bias)
         if best is None or reached < best.val_l1:
             best = RidgeProbe(scaler, weights, bias, alpha, reached)
@@ -235,6 +235,17 @@ def _weights_of(model: LogisticRegression, classes: int) -> tuple[Floats, Floats
     all_weights[:, model.classes_] = weights.T
     all_bias[model.classes_] = bias
     return all_weights, all_bias
+
+
+def _ridge(rows: Floats, target: Floats) -> Callable[[float], Floats]:
+    """The ridge weights (F,) of any alpha, by the eigenvalues of the smaller product of rows."""
+    if len(rows) < rows.shape[1]:
+        strength, axes = np.linalg.eigh(rows @ rows.T)
+        along = axes.T @ target
+        return lambda alpha: rows.T @ (axes @ (along / (np.maximum(strength, 0.0) + alpha)))
+    strength, axes = np.linalg.eigh(rows.T @ rows)
+    along = axes.T @ (rows.T @ target)
+    return lambda alpha: axes @ (along / (np.maximum(strength, 0.0) + alpha))
 
 
 def _softmax(logits: Floats) -> Floats:
