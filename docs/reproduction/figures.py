@@ -6,7 +6,7 @@ neighbours' vote, and a bar stands at the mean of the seeds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
@@ -23,7 +23,7 @@ class Panel:
 
     title: str
     axis: str
-    values: dict[str, Sequence[Values]]
+    values: Mapping[str, Sequence[Values]]
 
 
 def draw(rows: Sequence[str], panels: Sequence[Panel]) -> str:

@@ -1,0 +1,1 @@
+"""Tests of the study in `docs/reproduction`, on made-up data."""
