@@ -146,13 +146,14 @@ def embed(
     opened = open_encoder(encoder, size=settings.image_size, seed=settings.seed)
     spec = features_spec(opened, settings)
     plans, failed = plan_stores(loaded, spec, split=settings.split, mpp=settings.mpp)
-    for name, reason in failed.items():
-        watcher.noted(f"{name} cannot be embedded: {reason}")
     check_mpp(opened, (p.mpp for plan in plans for p in plan.parts), any_mpp=settings.any_mpp)
     kind = ZarrFolder if settings.format == ZARR else H5Folder
     folder = kind(Path(out), loaded, plans)
+    failed.update(folder.refused)
+    for name, reason in failed.items():
+        watcher.noted(f"{name} cannot be embedded: {reason}")
     job = _Job(folder, opened, device, settings, watcher, stopper or Stopper(), failed)
-    if not plans:
+    if not folder.plans:
         return job.result({})
     said = {**spec, "encoder": opened.to_json()}
     check_folder(folder, said, failed)
@@ -160,7 +161,7 @@ def embed(
     with locked(folder.path):
         begin_folder(folder, said)
         job.work()
-        if len(failed) == len({plan.id for plan in plans} | failed.keys()):
+        if all(plan.id in failed for plan in folder.plans):
             return job.result({})
         digest = _manifest_digest(Path(manifest))
         return job.result(close_folder(folder, {**said, "manifest_sha256": digest}, failed))

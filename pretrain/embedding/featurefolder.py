@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from manifests import Manifest
+from manifests import Manifest, StoreError
 from manifests.files import Json, pretty_json, write_atomic
 from manifests.store import open_store
 from pretrain.embedding.featureplan import StorePlan
@@ -44,7 +44,9 @@ class ZarrFolder:
     def __init__(self, path: Path, manifest: Manifest, plans: Sequence[StorePlan]) -> None:
         self.path = path
         self.manifest = manifest
-        self.plans = plans
+        self.plans = tuple(plans)
+        self.refused: dict[str, str] = {}
+        """Tile stores whose features cannot be written in this layout: id → why."""
 
     def writer(self, plan: StorePlan) -> FeatureWriter:
         """What writes the chunks of a plan."""
@@ -93,18 +95,18 @@ class H5Folder(ZarrFolder):
         super().__init__(path, manifest, plans)
         self._is_nested = len({part.group for plan in plans for part in plan.parts}) > 1
         self._names: dict[str, tuple[str, ...]] = {}
+        for plan in plans:
+            try:
+                self._names[plan.id] = tuple(file.name for _, file in self._files(plan))
+            except StoreError as error:
+                self.refused[plan.id] = str(error)
+        self.plans = tuple(plan for plan in plans if plan.id not in self.refused)
 
     def writer(self, plan: StorePlan) -> FeatureWriter:
         return FeatureWriter(self.path / WORK_FOLDER / f"{plan.id}.zarr", plan)
 
     def names(self, plan: StorePlan) -> tuple[str, ...]:
-        if plan.id not in self._names:
-            self._names[plan.id] = tuple(file.name for _, file in self._files(plan))
         return self._names[plan.id]
-
-    def prepare(self, plan: StorePlan) -> None:
-        self.names(plan)  # refuses what has none, before anything is computed
-        super().prepare(plan)
 
     def identity(self, plan: StorePlan) -> str | None:
         from pretrain.embedding.h5 import read_identity

@@ -32,8 +32,10 @@ from pretrain.embedding.wanted import Wanted
 SUFFIX = ".h5"
 _UM_PX_AT_1X = 10.0
 """µm per pixel times magnification: 0.5 is 20x, 0.25 is 40x."""
-_NEAR = 0.05
-"""By how much a magnification may differ from a whole number and still be called it."""
+_NOMINAL = (1.25, 2.5, 5, 10, 20, 40, 80)
+_NEAR = 0.15
+"""By how much of it a magnification may differ from a nominal one; scanners of 40x have 0.22 to
+0.27 µm per pixel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +154,11 @@ def _coords_attributes(title: str, said: Mapping[str, Json], entry: StoreEntry) 
     return found
 
 
-def magnification(mpp: float) -> int | float:
-    """The nominal magnification of so many µm per pixel: 0.5 gives 20, 0.2527 gives 40."""
+def magnification(mpp: float) -> float:
+    """What people call so many µm per pixel: 0.5 is 20, 0.2268 is 40; 14.29 if it has no name."""
     value = _UM_PX_AT_1X / mpp
-    near = round(value)
-    return near if near and abs(value - near) <= _NEAR * near else round(value, 2)
+    near = min(_NOMINAL, key=lambda nominal: abs(value - nominal))
+    return near if abs(value - near) <= _NEAR * near else round(value, 2)
 
 
 def _write(

@@ -17,12 +17,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import pretrain.embedding.embed as embedding  # noqa: E402
 from manifests import load_manifest, save_manifest  # noqa: E402
 from manifests.codec import Rgb  # noqa: E402
 from manifests.files import write_atomic  # noqa: E402
 from pretrain.embedding import featurestore  # noqa: E402
 from pretrain.embedding.embed import EmbedResult, Silent, embed  # noqa: E402
+from pretrain.embedding.encoders import Encoder, open_encoder  # noqa: E402
 from pretrain.embedding.featurestore import load_features, open_features  # noqa: E402
 from pretrain.embedding.settings import EmbedSettings  # noqa: E402
 from pretrain.embedding.wanted import wanted_tiles  # noqa: E402
@@ -309,21 +309,13 @@ def test_features_that_are_no_numbers_are_no_damage(
 
 def scaled(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     """Let every encoder give features that are so many times as large."""
-    open_encoder = embedding.open_encoder
 
-    class Scaled(torch.nn.Module):
-        def __init__(self, model: Any) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, views: Any) -> Any:
-            return (1 + self.model(views).abs()) * factor
-
-    def opened(text: str, **options: Any) -> Any:
+    def opened(text: str, **options: Any) -> Encoder:
         found = open_encoder(text, **options)
-        return replace(found, model=Scaled(found.model))
+        found.model.register_forward_hook(lambda _model, _views, rows: (1 + rows.abs()) * factor)
+        return found
 
-    monkeypatch.setattr(embedding, "open_encoder", opened)
+    monkeypatch.setattr("pretrain.embedding.embed.open_encoder", opened)
 
 
 @pytest.mark.parametrize("nth", [0, 5, 12, 20])
