@@ -286,7 +286,10 @@ def _bounds(group: TileGroup, l0_xy: npt.NDArray[np.float64], l0_per_px: Pair) -
     ]
     steps = [step * scale for scale in l0_per_px]
     if not padded:
-        return (ends[0], ends[1]), (ends[0] + steps[0], ends[1] + steps[1])
+        # Where nothing was dropped, tiles fill their pictures.
+        filled = group.attributes.get("dropped", {}).get("edge") == 0
+        most = ends if filled else [end + step for end, step in zip(ends, steps, strict=True)]
+        return (ends[0], ends[1]), (most[0], most[1])
     least = [
         end - step if start > 0 else 1.0
         for end, step, start in zip(ends, steps, l0_xy.max(axis=0), strict=True)

@@ -42,9 +42,17 @@ def pixel_colours(tiles: Rgb) -> Floats:
 
 
 def fit_pixel_colour(reader: MaskedReader, classes: int, seed: int) -> LinearProbe:
-    """Fit it on pixels drawn from training tiles; validation pixels choose the regularisation."""
-    train, val = (_drawn_pixels(reader, split, seed) for split in (TRAIN, VAL))
-    return fit_linear(*train, *val, classes)
+    """Fit it on pixels drawn from training tiles.
+
+    Once on pixels as they come, once on as many of each class, without which rare classes are never
+    said; validation pixels choose between them, and the regularisation.
+    """
+    val = _drawn_pixels(reader, VAL, seed, classes, even=False)
+    fitted = [
+        fit_linear(*_drawn_pixels(reader, TRAIN, seed, classes, even=even), *val, classes)
+        for even in (False, True)
+    ]
+    return max(fitted, key=lambda probe: probe.val_macro_f1)
 
 
 def predict_by_colour(probe: LinearProbe, tiles: Rgb) -> npt.NDArray[np.int64]:
@@ -54,17 +62,22 @@ def predict_by_colour(probe: LinearProbe, tiles: Rgb) -> npt.NDArray[np.int64]:
 
 
 def _drawn_pixels(
-    reader: MaskedReader, split: int, seed: int
+    reader: MaskedReader, split: int, seed: int, classes: int, *, even: bool
 ) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Colours (n, 9) and classes (n,) of known pixels, drawn evenly from the tiles of a split."""
+    """Colours (n, 9) and classes (n,) of known pixels, drawn from the tiles of a split.
+
+    Args:
+        even: as many of each class from each tile, where it has them.
+    """
     random = np.random.default_rng((seed, split))
     rows = random.permutation(reader.tiles.rows(split))[:_MOST_TILES]
     each = -(-_MOST_PIXELS[split] // len(rows))
-    colours, classes = [], []
+    colours, numbers = [], []
     for _, (tiles, truth) in reader.batches(rows, _READ_AT_A_TIME):
         for colour, true in zip(pixel_colours(tiles), truth, strict=True):
-            known = np.argwhere(true != IGNORED)
-            y, x = random.permutation(known)[:each].T
-            colours.append(colour[y, x])
-            classes.append(true[y, x].astype(np.int64))
-    return np.concatenate(colours), np.concatenate(classes)
+            heaps = [true == c for c in range(classes)] if even else [true != IGNORED]
+            for heap in heaps:
+                y, x = random.permutation(np.argwhere(heap))[: -(-each // len(heaps))].T
+                colours.append(colour[y, x])
+                numbers.append(true[y, x].astype(np.int64))
+    return np.concatenate(colours), np.concatenate(numbers)
