@@ -97,7 +97,7 @@ def neighbour_rows(thumbnails: Rgb, tiles: Tiles, encoders: Sequence[str]) -> li
                 bool(tiles.targets[other] == tiles.targets[chosen[place]])
                 if tiles.classes
                 else None,
-                f"{similarity:.2f}".replace("-", "−"),
+                f"{similarity:.3f}".replace("-", "−"),
             )
             for other, similarity in pairs
             if other >= 0
@@ -144,8 +144,8 @@ def _of_many_units(tiles: Tiles, number: int) -> list[int]:
 def agreement(tiles: Tiles, classes: int) -> list[tuple[int, list[str]]]:
     """For each class: its tiles, and for each encoder the share of neighbours of the same class.
 
-    Of the nearest six of other units, the mean over the tiles of the class; what a map shows, in
-    numbers.
+    Of the nearest six of other units, the mean over the tiles of the class that have any; what a
+    map shows, in numbers.
     """
     if not tiles.classes or not tiles.features:
         return []
@@ -155,11 +155,15 @@ def agreement(tiles: Tiles, classes: int) -> list[tuple[int, list[str]]]:
         numbers, _ = _nearest(features, tiles.units, every)
         there = numbers >= 0
         same = there & (tiles.targets[numbers] == tiles.targets[:, None])
-        shares.append(same.sum(axis=1) / np.maximum(there.sum(axis=1), 1))
+        asked = there.any(axis=1)
+        shares.append((asked, same.sum(axis=1) / np.maximum(there.sum(axis=1), 1)))
     rows = []
     for number in range(classes):
         inside = tiles.targets == number
-        told = [f"{100 * share[inside].mean():.0f} %" if inside.any() else "–" for share in shares]
+        told = [
+            f"{100 * share[inside & asked].mean():.0f} %" if (inside & asked).any() else "–"
+            for asked, share in shares
+        ]
         rows.append((int(inside.sum()), told))
     return rows
 

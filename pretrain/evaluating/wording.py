@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 
 from manifests.listing import many, one_line
-from pretrain.evaluating.result import Evaluation, LeakNote
+from pretrain.evaluating.result import MOST_SENTENCES, Evaluation, LeakNote
 
 
 def encoder_names(evaluation: Evaluation) -> tuple[str, ...]:
@@ -56,7 +56,9 @@ def warnings(evaluation: Evaluation) -> list[tuple[str, list[str]]]:
     found: list[tuple[str, list[str]]] = []
     leaks = evaluation.split.leaks
     if leaks is not None and leaks.count:
-        found.append((_leak_sentence(leaks), [one_line(text) for text in leaks.sentences]))
+        told = [one_line(text) for text in leaks.sentences[:MOST_SENTENCES]]
+        more = leaks.count - len(told)
+        found.append((_leak_sentence(leaks), [*told, *([f"{more:,} more"] if more > 0 else [])]))
     if evaluation.split.val_from_train:
         found.append(("There was no validation split: it was taken from the training tiles.", []))
     left_out = [

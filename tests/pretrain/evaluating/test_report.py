@@ -287,6 +287,15 @@ def test_leaks_are_told_before_any_number(policy: str, words: str) -> None:
     assert "slide-1 is in train and test" in source
 
 
+def test_of_many_leaks_the_first_are_named() -> None:
+    found = evaluation()
+    leaks = LeakNote("keep", 50, tuple(f"leak {i}." for i in range(50)), 0)
+    text = Page(page_html(replace(found, split=replace(found.split, leaks=leaks)), extras())).text
+    assert "leak 19." in text
+    assert "leak 20." not in text
+    assert "30 more" in text
+
+
 def test_tiles_that_do_not_count_are_told() -> None:
     found = evaluation()
     split = replace(found.split, left_out={"damaged": 4}, val_from_train=True)
@@ -418,6 +427,13 @@ def test_agreement_is_the_share_of_neighbours_of_the_same_class() -> None:
     tiles = tiles_of([0, 0, 1], [0, 1, 2])
     # Tile 0 has neighbours 1 (same) and 2; tile 1 has 0 (same) and 2; tile 2 has none of its class.
     assert gallery.agreement(tiles, 3) == [(2, ["50 %"]), (1, ["0 %"]), (0, ["–"])]
+
+
+def test_tiles_of_one_unit_have_no_neighbours() -> None:
+    tiles = tiles_of([0, 0, 1], [5, 5, 5])
+    assert gallery.agreement(tiles, 2) == [(2, ["–"]), (1, ["–"])]
+    thumbnails = np.zeros((3, 8, 8, 3), np.uint8)
+    assert all(not q.rows[0][1] for q in gallery.neighbour_rows(thumbnails, tiles, ["a"]))
 
 
 def test_features_that_are_no_numbers_and_rows_that_lack_are_refused() -> None:
