@@ -102,6 +102,7 @@ def find_duplicates(
     slides: bool = True,
     tiles: bool = True,
     threshold: float | None = None,
+    skip_damaged: bool = False,
     display: Display | None = None,
 ) -> Duplicates:
     """The duplicates of a manifest, and what was looked at to find them.
@@ -111,6 +112,7 @@ def find_duplicates(
     Args:
         threshold: least similarity of near duplicates, above 0 and at most 1; by default
             `TILE_THRESHOLD` and `SLIDE_THRESHOLD`.
+        skip_damaged: whether damaged tiles are passed over, rather than an error.
         display: shows how far it is.
 
     Raises:
@@ -136,7 +138,7 @@ def find_duplicates(
             unpictured, passed_over = len(entries) - len(numbers), alike.passed_over
         groups += _groups(links, "slide", lambda number: Member(entries[number].id))
     if tiles:
-        scan = scan_tiles(manifest, looks=near, tell=tell)
+        scan = scan_tiles(manifest, looks=near, tell=tell, skip_damaged=skip_damaged)
         links = _equal_tiles(scan)
         if near:
             alike, numbers = _alike_tiles(scan, threshold or TILE_THRESHOLD, tell)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.codec import Rgb
+from manifests.errors import StoreError
 from manifests.likeness.fingerprints import (
     GLANCE,
     LOOK,
@@ -125,11 +126,14 @@ class Scan:
         return self.codes[: len(numbers)], self.colours[numbers], numbers
 
 
-def scan_tiles(manifest: Manifest, *, looks: bool, tell: Progress) -> Scan:
+def scan_tiles(
+    manifest: Manifest, *, looks: bool, tell: Progress, skip_damaged: bool = False
+) -> Scan:
     """Read all tiles that a manifest means.
 
     Args:
         looks: whether to look at them too, which means decoding.
+        skip_damaged: whether tiles whose bytes are damaged are not usable, rather than an error.
 
     Raises:
         StoreError: a store is missing or damaged.
@@ -154,7 +158,7 @@ def scan_tiles(manifest: Manifest, *, looks: bool, tell: Progress) -> Scan:
         for begin in range(0, len(part.tiles), _BLOCK)
     ]
     done = 0
-    for read in in_threads(lambda block: _scan_block(scan, *block), blocks):
+    for read in in_threads(lambda block: _scan_block(scan, *block, skip_damaged), blocks):
         done += read
         tell("reading tiles", done, count)
     return scan
@@ -168,13 +172,15 @@ def _parts(manifest: Manifest) -> Iterator[Part]:
             yield Part(entry, resolution.group, tiles.astype(np.int32))
 
 
-def _scan_block(scan: Scan, number: int, begin: int) -> int:
+def _scan_block(scan: Scan, number: int, begin: int, skip_damaged: bool) -> int:
     """Fill in a block of tiles of a part; return how many these are."""
     part = scan.parts[number]
     tiles = part.tiles[begin : begin + _BLOCK]
     # Opened for each block: thirty thousand open stores would take more memory than their tiles.
     group = open_store(scan.manifest, part.entry)[part.group]
     places = np.flatnonzero(np.isin(tiles, group.usable(), assume_unique=True))
+    if skip_damaged:
+        places = places[[_is_whole(group, int(tile)) for tile in tiles[places]]]
     start = int(scan.starts[number]) + begin
     for first in range(0, len(places), _BATCH):
         batch = places[first : first + _BATCH]
@@ -185,6 +191,14 @@ def _scan_block(scan: Scan, number: int, begin: int) -> int:
             scan.codes[rows], scan.contrast[rows], scan.colours[rows] = _glance(group, encoded)
         scan.usable[rows] = True
     return len(tiles)
+
+
+def _is_whole(group: TileGroup, tile: int) -> bool:
+    try:
+        group.read_encoded(tile)
+    except StoreError:
+        return False
+    return True
 
 
 def _digest(data: bytes) -> int:

@@ -82,6 +82,7 @@ def find_leaks(
     by: Sequence[str],
     *,
     near: bool = True,
+    skip_damaged: bool = False,
     display: Display | None = None,
 ) -> list[Leak]:
     """Everything that lies in two splits, in the order of `LEAK_KINDS`.
@@ -90,6 +91,7 @@ def find_leaks(
         by: what must lie in one split, such as `patient`; a name may be any that splits are made
             by.
         near: look for slides and tiles that look the same, besides equal ones.
+        skip_damaged: whether damaged tiles are passed over, rather than an error.
         display: shows how far it is.
 
     Raises:
@@ -110,7 +112,7 @@ def find_leaks(
         check_known(looked_at, parts, name)
         found += _torn_units(parts, name)
     found += _torn_slides(list_parts(looked_at, "id"))
-    copies = find_duplicates(looked_at, near=near, display=display)
+    copies = find_duplicates(looked_at, near=near, skip_damaged=skip_damaged, display=display)
     found += _torn_groups({entry.id: entry for entry in inside}, copies.groups)
     return sorted(found, key=lambda leak: LEAK_KINDS.index(leak.kind))
 

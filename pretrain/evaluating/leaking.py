@@ -70,7 +70,7 @@ def judge_leaks(
         LeaksFound: something leaks, and the policy is `refuse`.
         StoreError: a store is missing or damaged.
     """
-    found = find_leaks(made, units.known, near=near, display=display)
+    found = find_leaks(made, units.known, near=near, skip_damaged=True, display=display)
     if not found:
         return Judged(np.ones(len(rows), dtype=np.bool_), None)
     if policy == "refuse":

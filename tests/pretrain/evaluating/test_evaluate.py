@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
 import safetensors.torch  # noqa: E402
+from sklearn.metrics import confusion_matrix  # noqa: E402
 
 from manifests import load_manifest  # noqa: E402
 from manifests.files import sha256  # noqa: E402
@@ -100,26 +101,19 @@ def test_the_page_gets_the_predictions_of_its_own_tiles(found: Evaluated) -> Non
     assert all(name.startswith("pictures/0.5/") for name in extras.names)
     for result, predictions in zip(found.evaluation.encoders, extras.predictions, strict=True):
         for method, counts in result.confusion.items():
-            made = np.zeros((3, 3), dtype=np.int64)
-            np.add.at(made, (extras.targets, predictions[method]), 1)
+            made = confusion_matrix(extras.targets, predictions[method])
             assert np.array_equal(made, counts)
 
 
-@pytest.fixture
-def no_leaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The search for leaks reads all tiles, and stops at the first damaged one."""
-    monkeypatch.setattr("pretrain.evaluating.leaking.find_leaks", lambda *_, **__: [])
-
-
-@pytest.mark.usefixtures("no_leaks")
-def test_damaged_tiles_count_for_no_encoder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("near", [False, True])
+def test_damaged_tiles_count_for_no_encoder(tmp_path: Path, near: bool) -> None:
     manifest = labelled_set(tmp_path)
     labelled = label_tiles(load_manifest(manifest), "label", near=False)
     indices = labelled.parts[0].indices
     row = int(np.flatnonzero((labelled.split == TEST) & (indices < 16))[1])
     damage_tile(tmp_path / "pictures.zarr", "0.5", int(indices[row]))
 
-    found = evaluate_fully([TINY], manifest, settings())
+    found = evaluate_fully([TINY], manifest, settings(near=near, leaks="keep"))
 
     split = found.evaluation.split
     assert split.tiles == {"train": 36, "val": 12, "test": 23}
@@ -185,7 +179,6 @@ def test_an_encoder_that_gives_no_numbers_is_refused(manifest: Path, tmp_path: P
         evaluate([f"timm:test_resnet={file}"], manifest, settings())
 
 
-@pytest.mark.usefixtures("no_leaks")
 def test_a_split_whose_tiles_are_all_damaged_is_told(tmp_path: Path) -> None:
     manifest = labelled_set(tmp_path, classes=2, units=3, tiles=1)
     labelled = label_tiles(load_manifest(manifest), "label", near=False)
