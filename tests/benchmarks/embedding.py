@@ -1,6 +1,6 @@
 """`embed` against what it is made of: `python -m tests.benchmarks.embedding --arch resnet18`.
 
-By turns, n times each, over the same tiles: `embed` (opens all, reads, decodes, embeds, writes), the
+By turns, n times each, over the same tiles: `embed` (opens, reads, decodes, embeds, writes), the
 loader alone (reads and decodes; the features' stream without an encoder), and the network alone
 (the same batches, decoded before). Tiles a second; ratios are taken within a round. `embed` is to
 reach 0.9 of the slower of its parts where these have hardware of their own, as with a GPU. On a CPU
