@@ -9,7 +9,10 @@ from __future__ import annotations
 import click
 
 from pretrain.cli.bench import bench
+from pretrain.cli.embed import embed
+from pretrain.cli.evaluate import evaluate
 from pretrain.cli.export import export
+from pretrain.cli.robustness import robustness
 from pretrain.cli.run import run
 from pretrain.cli.sample import sample
 
@@ -17,8 +20,8 @@ from pretrain.cli.sample import sample
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="histotile", message="histotile %(version)s")
 def main() -> None:
-    """Train encoders on tile stores."""
+    """Train encoders on tile stores, and put them to the test."""
 
 
-for _command in (run, sample, export, bench):
+for _command in (run, sample, export, embed, evaluate, robustness, bench):
     main.add_command(_command)
