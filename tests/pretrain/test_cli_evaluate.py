@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
 from pretrain.cli.evaluate import evaluate
-from tests.pretrain.evaluating.make import labelled_set
+from tests.pretrain.evaluating.make import labelled_set, save_split, splits_of
+from tests.pretrain.evaluating.masked import blobs, cut, write
 
 TINY = "random:timm/test_resnet"
 QUICK = ("--label", "label", "--no-curve", "--no-near", "--resamples", "20")
@@ -79,6 +81,30 @@ def test_a_folder_of_somebody_else_is_refused_before_any_work(
     assert ran.exit_code == 2
     assert "was not written by histopretrain evaluate" in ran.stderr
     assert (tmp_path / "report.html").read_text() == "mine"
+
+
+def test_masks_can_be_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretrain.evaluating.segment.STEPS", 10)
+    made = {f"{number}.png": blobs(32, seed=number) for number in range(10)}
+    write(tmp_path / "pictures", {name: picture for name, (picture, _) in made.items()})
+    masks = write(tmp_path / "masks", {name: mask for name, (_, mask) in made.items()})
+    (entry,) = cut(tmp_path / "pictures", tmp_path / "out", "--packed", "--tile-size", 32).stores
+    names = ["train"] * 5 + ["val"] * 2 + ["test"] * 3
+    manifest = save_split(tmp_path / "out", replace(entry, splits=splits_of(names)), by="source")
+    given = ("--task", "segmentation", "--masks", masks, "--classes", "ground,disc", "--no-near")
+
+    ran = call(TINY, manifest, *given, "--resamples", "20", "-o", tmp_path / "found")
+
+    assert ran.exit_code == 0, ran.stderr
+    assert "segmentation of masks: ground, disc" in ran.stdout
+    assert "Dice" in ran.stdout
+    said = json.loads((tmp_path / "found" / "evaluation.json").read_text(encoding="utf-8"))
+    assert said["classes"] == ["ground", "disc"]
+    assert said["split"]["tiles"] == {"train": 5, "val": 2, "test": 3}
+    assert [set(encoder["scores"]["decoder"]) for encoder in said["encoders"]] == [
+        {"dice", "iou"}
+    ] * 2
+    assert (tmp_path / "found" / "report.html").exists()
 
 
 def test_ctrl_c_leaves_nothing_half_written(
