@@ -22,6 +22,7 @@ from manifests.files import sha256
 from pretrain.device import pick_device
 from pretrain.embedding.encoders import Encoder, check_mpp, named_apart, open_encoder
 from pretrain.embedding.stream import stream_features
+from pretrain.embedding.wanted import wanted_tiles
 from pretrain.errors import CheckpointError, ConfigError
 from pretrain.evaluating.finetune import TileRows, finetune
 from pretrain.evaluating.firstlook import FirstLook, first_look
@@ -78,6 +79,10 @@ def evaluate_fully(
     opened = open_all(encoders, settings)
     loaded = load_manifest(manifest)
     split = None if settings.split is None else load_manifest(settings.split)
+    mpps = {part.mpp for part in wanted_tiles(loaded, mpp=settings.mpp)}
+    if len(mpps) == 1:
+        # What cannot be right is told before the long search for leaks.
+        _check_mpps(opened, mpps, settings)
     labelled = label_tiles(
         loaded,
         settings.label,
@@ -93,8 +98,7 @@ def evaluate_fully(
         seed=settings.seed,
         display=tell,
     )
-    for encoder in opened:
-        check_mpp(encoder, [part.mpp for part in labelled.parts], any_mpp=settings.any_mpp)
+    _check_mpps(opened, {part.mpp for part in labelled.parts}, settings)
     work = _Work(loaded, labelled, settings, device, tell)
     judge = _masks_judged if settings.task == SEGMENTATION else _labels_judged
     judged = judge(work, opened)
@@ -112,6 +116,13 @@ def evaluate_fully(
         ),
         judged.extras,
     )
+
+
+def _check_mpps(
+    encoders: Sequence[Encoder], mpps: set[tuple[float, float]], settings: EvaluateSettings
+) -> None:
+    for encoder in encoders:
+        check_mpp(encoder, mpps, any_mpp=settings.any_mpp)
 
 
 def open_all(names: Sequence[str], settings: EvaluateSettings) -> list[Encoder]:
