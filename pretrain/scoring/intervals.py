@@ -6,8 +6,14 @@ percentile of the resampled numbers bound the interval (Davison and Hinkley, Boo
 1997, sections 3.8 and 5.3). N is tiles, U units, C classes, R resamples; nothing is drawn but from
 the seed.
 
-The percentile interval is too narrow where units are few. Measured on simulated patients (accuracy
-0.5 or 1, 10 tiles each, 2,000 simulations a row): COVERAGE_TABLE
+The percentile interval is too narrow where units are few. Measured with simulated patients of 10
+tiles (accuracy of a patient 0.5 or 1, n = 2,000; errors of a number that spread twice as far
+between patients as within, n = 1,000), it held the truth in this share of the cases, not in 95 %:
+
+    units                 5     8    10    15    20    30    50   100
+    macro-F1 and Dice  0.87  0.90  0.90  0.94  0.93  0.93  0.95  0.94
+    L1                 0.80  0.84  0.89  0.89  0.92  0.93  0.94  0.95
+    R²                 0.84  0.87  0.91  0.90  0.93  0.91  0.94  0.96
 """
 
 from __future__ import annotations

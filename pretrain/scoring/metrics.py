@@ -170,7 +170,7 @@ def r2(truth: Floats, predicted: Floats) -> float:
 
     NaN if all of the truth is one number: then there is nothing to explain.
     """
-    return float(weighted_r2(*square_sums(truth, predicted)))
+    return float(weighted_r2(*square_sums(truth, predicted))[0])
 
 
 def square_sums(truth: Floats, predicted: Floats) -> tuple[Floats, Floats]:

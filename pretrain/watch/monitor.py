@@ -25,21 +25,13 @@ from manifests.store import TileGroup, TileStore, is_committed, open_store
 from pretrain.config import TrainConfig
 from pretrain.mixing.keyed import key_of
 from pretrain.mixing.mix import Mix
+from pretrain.scoring.neighbours import Floats, Integers, nearest, unit
 from pretrain.views.augment import draw_views, make_views
 from pretrain.views.viewconfig import make_view_config
 from pretrain.watch.labels import KnownTile
 from pretrain.watch.neighbours import Cell, write_picture
 from pretrain.watch.panel import Panel, choose_panel
-from pretrain.watch.scores import (
-    Floats,
-    Integers,
-    Scores,
-    alignment,
-    knn_accuracy,
-    nearest,
-    uniformity,
-    unit,
-)
+from pretrain.watch.scores import Scores, alignment, knn_accuracy, uniformity
 
 PAIRS = 128
 """Most tiles that two views are made of, for alignment and uniformity."""
@@ -143,7 +135,8 @@ class Monitor:
         if self._last is None:
             raise ValueError("a picture of neighbours needs a look at the features before")
         panel, knn = self._last.panel, self._last.scores.knn
-        numbers, similarity = nearest(self._last.features, panel.allowed, _SHOWN_NEIGHBOURS)
+        features = self._last.features
+        numbers, similarity = nearest(features, features, _SHOWN_NEIGHBOURS, allowed=panel.allowed)
         rows = np.flatnonzero(panel.queries & (numbers >= 0).any(axis=1))[:_SHOWN_ROWS]
         drawn = []
         for row in rows.tolist():

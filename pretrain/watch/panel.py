@@ -17,8 +17,9 @@ from manifests.splits.units import LABEL
 from pretrain.config import ALL_SPLITS, TrainConfig
 from pretrain.errors import ConfigError
 from pretrain.mixing.mix import Mix
+from pretrain.scoring.neighbours import Flags, Integers
 from pretrain.watch.labels import KnownTile, Pool, choose_tiles, known_names, related
-from pretrain.watch.scores import Flags, Integers, scorable
+from pretrain.watch.scores import scorable
 
 TILES = 1000
 """Most tiles of a panel."""

@@ -9,15 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-VOTE_TEMPERATURE = 0.07
-"""A neighbour of similarity s votes with exp(s / 0.07), as in Wu et al., CVPR 2018."""
-
-Array = npt.NDArray[np.floating]
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
+from pretrain.scoring.neighbours import Array, Flags, Integers, nearest, unit, vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,47 +29,6 @@ class Scores:
     """0 if all tiles lie in one point, about -4 if they are spread evenly."""
 
 
-def unit(features: Array) -> Floats:
-    """Features (N, F) scaled to length 1, float64; a row of zeros stays as it is."""
-    rows = np.asarray(features, dtype=np.float64)
-    scaled: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return scaled
-
-
-def nearest(features: Array, allowed: Flags, k: int) -> tuple[Integers, Floats]:
-    """The K most similar tiles of each tile, nearest first.
-
-    Args:
-        features: (N, F), of any length.
-        allowed: bool (N, N); whether column j may be a neighbour of row i.
-
-    Returns:
-        Numbers (N, K) and similarities (N, K). Where fewer than K are allowed, the number is -1
-        and the similarity -inf. Of equally similar tiles, those of lower numbers come first.
-    """
-    rows = unit(features)
-    similarity = np.where(allowed, rows @ rows.T, -np.inf)
-    # Rounded, so that one tile that is there twice is not sorted by the last bit of a sum.
-    order = np.argsort(-np.round(similarity, 12), axis=1, kind="stable")[:, :k]
-    near = np.take_along_axis(similarity, order, axis=1)
-    return np.where(np.isneginf(near), -1, order), near
-
-
-def vote(numbers: Integers, similarity: Floats, labels: Integers, classes: int) -> Integers:
-    """The class that each tile's neighbours vote for, (N,); -1 where it has none.
-
-    Args:
-        numbers, similarity: as `nearest` gives them, (N, K).
-        labels: class of each tile, (N,), 0 to `classes` - 1.
-    """
-    weights = np.exp((similarity - 1) / VOTE_TEMPERATURE)
-    ballots = np.zeros((len(numbers), classes))
-    for place in range(numbers.shape[1]):
-        given = numbers[:, place] >= 0
-        ballots[given, labels[numbers[given, place]]] += weights[given, place]
-    return np.where(ballots.any(axis=1), ballots.argmax(axis=1), -1)
-
-
 def scorable(labels: Integers, allowed: Flags) -> Flags:
     """The tiles (N,) that could be scored right: a tile of their class may be their neighbour."""
     found: Flags = ((labels[:, None] == labels[None, :]) & allowed).any(axis=1)
@@ -91,13 +43,14 @@ def knn_accuracy(features: Array, labels: Integers, allowed: Flags, k: int) -> f
     Args:
         features: (N, F).
         labels: (N,), from 0.
-        allowed: bool (N, N), see `nearest`; an empty row is a tile that is no query.
+        allowed: bool (N, N); whether column j may be a neighbour of row i; an empty row is a
+            tile that is no query.
         k: neighbours that vote.
     """
     asked = scorable(labels, allowed)
     if not asked.any():
         return None
-    voted = vote(*nearest(features, allowed, k), labels, int(labels.max()) + 1)
+    voted = vote(*nearest(features, features, k, allowed=allowed), labels, int(labels.max()) + 1)
     right = voted == labels
     return float(np.mean([right[asked & (labels == c)].mean() for c in np.unique(labels[asked])]))
 

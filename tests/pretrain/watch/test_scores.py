@@ -9,18 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.watch.scores import (
-    VOTE_TEMPERATURE,
-    Flags,
-    Floats,
-    Integers,
-    alignment,
-    knn_accuracy,
-    nearest,
-    scorable,
-    uniformity,
-    vote,
-)
+from pretrain.scoring.neighbours import VOTE_TEMPERATURE, Flags, Floats, Integers
+from pretrain.watch.scores import alignment, knn_accuracy, scorable, uniformity
 
 
 def cosine(one: Floats, other: Floats) -> float:
@@ -62,32 +52,6 @@ def test_accuracy_is_that_of_the_loop(
     allowed = (random.random((tiles, tiles)) < density) & ~np.eye(tiles, dtype=bool)
     fast = knn_accuracy(features, labels, allowed, k)
     assert fast == pytest.approx(slow_accuracy(features, labels, allowed, k))
-
-
-def test_neighbours_come_nearest_first_and_only_where_allowed() -> None:
-    features = np.array([[1, 0], [2, 0.2], [1, 1], [0, 3], [-1, 0]], dtype=np.float64)
-    allowed = np.ones((5, 5), dtype=bool)
-    np.fill_diagonal(allowed, val=False)
-    allowed[0] = [False, False, True, True, False]
-    numbers, similarity = nearest(features, allowed, 3)
-    assert numbers[0].tolist() == [2, 3, -1]
-    assert similarity[0].tolist() == pytest.approx([math.sqrt(0.5), 0.0, -math.inf])
-    assert numbers[3].tolist() == [2, 1, 0]
-
-
-def test_equal_neighbours_come_in_the_order_of_their_numbers() -> None:
-    random = np.random.default_rng(0)
-    features = np.repeat(random.normal(size=(1, 300)), 40, axis=0)
-    features *= random.uniform(0.5, 2.0, size=(40, 1))
-    numbers, _ = nearest(features, ~np.eye(40, dtype=bool), 39)
-    assert numbers[7].tolist() == [n for n in range(40) if n != 7]
-
-
-def test_a_near_neighbour_outvotes_two_far_ones() -> None:
-    labels = np.array([0, 0, 1, 1])
-    numbers = np.array([[1, 2, 3], [2, 3, -1], [-1, -1, -1]])
-    similarity = np.array([[0.95, 0.8, 0.8], [0.9, 0.9, -np.inf], [-np.inf] * 3])
-    assert vote(numbers, similarity, labels, 2).tolist() == [0, 1, -1]
 
 
 def test_accuracy_counts_classes_alike_not_tiles() -> None:
