@@ -52,9 +52,10 @@ def _heading(found: Robustness) -> str:
     left_out = "".join(f", {n:,} left out ({why})" for why, n in found.left_out.items())
     rest = found.tiles - found.queries
     alone = f", {rest:,} of them only as neighbours" if rest else ""
+    neighbours = "1 neighbour" if found.k == 1 else f"{found.k} neighbours"
     return (
         f"{found.biology} against {found.confounder}: {found.tiles:,} tiles{alone}{left_out}; "
-        f"{found.units:,} units by {', '.join(found.by)}; {found.k} neighbours"
+        f"{found.units:,} units by {', '.join(found.by)}; {neighbours}"
     )
 
 
