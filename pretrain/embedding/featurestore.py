@@ -26,7 +26,7 @@ STORE_FORMAT = "histotile-feature-store"
 VERSION = 1
 FEATURES_FILE = "features.json"
 ARRAY = "features"
-CHUNK_ROWS = 1024
+CHUNK_ROWS = 512
 """Rows of a chunk, which is what is written at a time and, at most, computed anew."""
 
 Features = npt.NDArray[np.floating[Any]]
