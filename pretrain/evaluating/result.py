@@ -97,6 +97,8 @@ class SplitNote:
     """What units are made by."""
     tiles: Mapping[str, int]
     units: Mapping[str, int]
+    manifest_sha256: str | None = None
+    """Of the split file; None where the manifest's own splits count."""
     near: bool = True
     """Whether tiles that look the same were looked for in two splits."""
     val_from_train: bool = False
@@ -152,6 +154,7 @@ def _split_json(split: SplitNote) -> Json:
         "by": list(split.by),
         "tiles": dict(split.tiles),
         "units": dict(split.units),
+        "manifest_sha256": split.manifest_sha256,
         "near": split.near,
         "val_from_train": split.val_from_train,
         "left_out": dict(split.left_out),

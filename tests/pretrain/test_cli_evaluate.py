@@ -113,7 +113,7 @@ def test_ctrl_c_leaves_nothing_half_written(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pretrain.evaluating.evaluate.score_features", interrupted)
+    monkeypatch.setattr("pretrain.evaluating.judge.score_features", interrupted)
     ran = call(TINY, manifest, *QUICK, "-o", tmp_path / "out")
 
     assert ran.exit_code == 130
