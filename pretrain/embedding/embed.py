@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ from pretrain.embedding.featurefolder import (
 from pretrain.embedding.featureplan import Chunk, StorePlan, features_spec, plan_stores
 from pretrain.embedding.featurestore import Features
 from pretrain.embedding.settings import ZARR, EmbedSettings
-from pretrain.embedding.stream import FeatureBatch, Rows, stream_features
+from pretrain.embedding.stream import Rows, stream_features
 from pretrain.errors import ConfigError, Interrupted
 from pretrain.locking import locked
 from pretrain.stopping import Stopper
@@ -271,7 +271,7 @@ class _Job:
             bf16=settings.precision == "bf16",
         )
         first = 0
-        with closing(cast("Generator[FeatureBatch, None, None]", stream)) as batches:
+        with closing(stream) as batches:
             for chunk in chunks:
                 count = len(chunk.wanted())
                 rows = np.empty((count, self._encoder.features), dtype=np.float32)

@@ -19,6 +19,7 @@ from manifests.checks import short
 from manifests.files import Json
 from pretrain.config import ARCHS
 from pretrain.errors import ConfigError
+from pretrain.network.card import resolution_texts
 from pretrain.network.encoder import ENCODER_FILE, load_encoder, normalised
 from pretrain.network.model import TIMM_PREFIX, find_backbone, library_of, timm_name
 from pretrain.network.weights import IMAGENET, RANDOM, initialise
@@ -134,11 +135,11 @@ def check_mpp(
         return
     for mpp in sorted(set(mpps)):
         if not any(_is_near(mpp, other) for other in encoder.mpp):
-            trained = " and ".join(f"{x:g}" for x in sorted({x for x, _ in encoder.mpp}))
+            trained = " and ".join(resolution_texts(encoder.mpp))
             raise ConfigError(
                 f"{encoder.name} was trained on tiles of {trained} µm/px, and these have "
-                f"{mpp[0]:g}: cut them at {trained}, choose a resolution by --mpp, or take them "
-                "as they are by --any-mpp"
+                f"{resolution_texts([mpp])[0]}: cut them as those were, choose a resolution by "
+                "--mpp, or take them as they are by --any-mpp"
             )
 
 

@@ -8,7 +8,7 @@ Tiles are uint8 (n, S, S, 3), features float32 (n, F).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
@@ -65,7 +65,7 @@ def stream_features(
     batch_size: int = BATCH,
     threads: int = THREADS,
     bf16: bool = False,
-) -> Iterator[FeatureBatch]:
+) -> Generator[FeatureBatch, None, None]:
     """Features of all tiles of `parts`, in order.
 
     Args:
@@ -97,7 +97,7 @@ def stream_tiles(
     *,
     batch_size: int = BATCH,
     threads: int = THREADS,
-) -> Iterator[TileBatch]:
+) -> Generator[TileBatch, None, None]:
     """All tiles of `parts`, in order.
 
     Raises:

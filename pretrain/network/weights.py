@@ -118,7 +118,7 @@ def _published(arch: str) -> tuple[Weights, str]:
     except Exception as error:  # each client for the network has its own root
         raise ConfigError(
             f"published weights of {arch} cannot be had ({type(error).__name__}): without a "
-            "network, fetch a file elsewhere and give its path as --init"
+            "network, fetch a file elsewhere and give that one"
         ) from error
 
 

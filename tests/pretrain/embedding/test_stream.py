@@ -131,5 +131,5 @@ def test_a_stream_that_nobody_reads_to_its_end_leaves_no_thread(mixed: Manifest)
     before = threading.active_count()
     stream = stream_tiles(mixed, wanted_tiles(mixed), batch_size=2)
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert threading.active_count() == before
