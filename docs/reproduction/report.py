@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from docs.reproduction import figures, measure
-from docs.reproduction.plan import Experiment, Variant
+from docs.reproduction.plan import Experiment, Run, Variant
 from docs.reproduction.steps import Bench
 
 FOLDER = "report"
@@ -87,13 +87,20 @@ def trained(bench: Bench, experiment: Experiment, seeds: int) -> dict[str, str]:
                 continue
             record = json.loads(bench.record(f"run-{run.key}").read_text(encoding="utf-8"))
             data = json.loads(bench.record(f"data-{run.data_key}").read_text(encoding="utf-8"))
-            seconds.append(record["seconds"])
+            seconds.append(_step_seconds(bench, run))
             tiles.append(sum(data["tiles"]))
             steps = int(record["flags"].get("max-steps", 0))
         if seconds:
             told = f"{tiles[0]:,} | {steps} | {' · '.join(f'{s:.0f}' for s in seconds)}"
             found[variant.name] = told
     return found
+
+
+def _step_seconds(bench: Bench, run: Run) -> float:
+    """Seconds of all steps of a run, whether it was interrupted or not."""
+    file = bench.out / "runs" / run.key / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return float(sum(run.flags["batch-size"] / line["images_per_s"] for line in lines))
 
 
 def table(experiment: Experiment, rows: Sequence[Row], training: dict[str, str]) -> str:

@@ -112,7 +112,7 @@ def train(bench: Bench, experiments: Sequence[plan.Experiment], seeds: int, jobs
     """Draw the tiles of all runs that the experiments need, and train `jobs` at a time."""
     runs = plan.runs_of(experiments, seeds)
     for run in runs:
-        bench.step(f"data-{run.data_key}", partial(_select, bench, run))
+        draw(bench, run)
     todo = [run for run in runs if not bench.is_done(f"run-{run.key}")]
     say(f"{len(todo)} of {len(runs)} runs are to be trained")
     with ThreadPoolExecutor(jobs) as pool:
@@ -123,7 +123,16 @@ def train(bench: Bench, experiments: Sequence[plan.Experiment], seeds: int, jobs
             future.result()
 
 
-def _select(bench: Bench, run: plan.Run) -> dict[str, object]:
+def draw(bench: Bench, run: plan.Run) -> None:
+    """Write the manifest that a run trains on.
+
+    Raises:
+        StepFailed: there are fewer tiles than it asks for.
+    """
+    bench.step(f"data-{run.data_key}", partial(_draw, bench, run))
+
+
+def _draw(bench: Bench, run: plan.Run) -> dict[str, object]:
     """Draw the parts of a run, and merge them into one manifest."""
     pool = "pool.json" if run.split == "all" else f"pool-s{run.seed}.json"
     name = f"data-{run.data_key}"
