@@ -78,6 +78,16 @@ def test_validation_chooses_and_not_training() -> None:
     assert probe.val_macro_f1 > free.val_macro_f1
 
 
+def test_two_worse_cs_do_not_end_the_search_but_three_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = iter([0.5, 0.4, 0.4, 0.6, 0.5, 0.6, 0.5, 0.5, 0.5, 0.9])
+    monkeypatch.setattr(module, "macro_f1", lambda *_: next(reached))
+    train, labels = clouds(30, 3, 2)
+    grid = [10.0**power for power in range(-6, 4)]
+    probe = fit_linear(train, labels, train, labels, 2, grid=grid[::-1])
+    assert (probe.c, probe.val_macro_f1) == (1e-3, 0.6)
+    assert list(reached) == [0.9]
+
+
 def test_a_solver_without_the_time_it_needs_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_STEPS", 1)
     train, labels = clouds(90, 8, 3)

@@ -51,6 +51,15 @@ def test_units_that_hold_a_rare_class_are_kept_though_another_is_more() -> None:
         assert taken.sum() <= 8
 
 
+def test_a_class_is_kept_by_a_unit_that_is_mostly_of_it() -> None:
+    # Twenty units of class 0 with one tile of class 1 each, and one unit of class 1 alone.
+    labels, units = np.array([0, 0, 0, 1] * 20 + [1] * 4), np.arange(21).repeat(4)
+    for seed in range(5):
+        taken = label_subset(labels, units, 0.01, seed)
+        assert taken[-4:].all()
+        assert taken.sum() == 8
+
+
 def test_seeds_draw_different_units_and_one_seed_the_same() -> None:
     labels, units = np.zeros(100, dtype=np.int64), np.arange(100)
     drawn = [np.flatnonzero(label_subset(labels, units, 0.1, seed)).tolist() for seed in (1, 1, 2)]
