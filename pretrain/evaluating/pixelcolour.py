@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from manifests.codec import Rgb
@@ -33,12 +34,15 @@ def pixel_colours(tiles: Rgb) -> Floats:
     Squares end at the tile's border: means are of what lies within.
     """
     pixels = torch.from_numpy(tiles).permute(0, 3, 1, 2).float() / 255
-    means = [
-        functional.avg_pool2d(pixels, side, stride=1, padding=side // 2, count_include_pad=False)
-        for side in _SQUARES
-    ]
+    means = [_mean_along(_mean_along(pixels, (side, 1)), (1, side)) for side in _SQUARES]
     found: Floats = torch.cat([pixels, *means], dim=1).permute(0, 2, 3, 1).contiguous().numpy()
     return found
+
+
+def _mean_along(pixels: Tensor, square: tuple[int, int]) -> Tensor:
+    """Means over so many rows and columns. A square's are those of one and then of the other."""
+    padding = (square[0] // 2, square[1] // 2)
+    return functional.avg_pool2d(pixels, square, 1, padding, count_include_pad=False)
 
 
 def fit_pixel_colour(reader: MaskedReader, classes: int, seed: int) -> LinearProbe:
