@@ -107,6 +107,8 @@ def table(experiment: Experiment, rows: Sequence[Row], training: dict[str, str])
     """The tables of an experiment as Markdown."""
     lines = [f"## {experiment.question}", "", *_scores(rows), ""]
     lines += ["Seed by seed, against the first row (linear probe):", "", *_differences(rows), ""]
+    lines += ["Seed 0, with 95 % intervals over test groups or patients (linear probe):", ""]
+    lines += [*_intervals(rows), ""]
     if training:
         lines += ["| trained | tiles | steps | seconds, a seed each |", "|---|--:|--:|--:|"]
         lines += [f"| {name} | {told} |" for name, told in training.items()]
@@ -132,6 +134,19 @@ def _differences(rows: Sequence[Row]) -> list[str]:
         for labelled in measure.SETS:
             first, own = rows[0].values(labelled, "linear"), row.values(labelled, "linear")
             cells.append(spread([own[s] - first[s] for s in own if s in first], signed=True))
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _intervals(rows: Sequence[Row]) -> list[str]:
+    lines = [f"| | {' | '.join(one.title for one in measure.SETS)} |"]
+    lines.append("|---" * (len(measure.SETS) + 1) + "|")
+    for row in rows:
+        found = [row.interval(one.name, 0, "linear", one.main) for one in measure.SETS]
+        cells = [
+            "–" if one is None else f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
+            for one in found
+        ]
         lines.append(f"| {row.name} | {' | '.join(cells)} |")
     return lines
 

@@ -24,7 +24,7 @@ def write_evaluation(
         {
             "name": name,
             "scores": {
-                method: {labelled.main: {"value": value, "low": value, "high": value}}
+                method: {labelled.main: {"value": value, "low": value - 0.2, "high": 1}}
                 for method, value in (("linear", score), ("knn", score - 0.1))
             },
         }
@@ -68,6 +68,7 @@ def test_a_table_has_means_spreads_and_differences_seed_by_seed(bench: Bench) ->
     assert "| one | 0.700 (0.500 to 0.900) | 0.600 (0.400 to 0.800) | – |" in text
     assert "| other | +0.150 (+0.100 to +0.200) | – | – |" in text
     assert "| colour histogram | 0.400 (0.400 to 0.400) |" in text
+    assert "| other | 0.700 (0.500 to 1.000) | – | – |" in text
 
 
 def test_what_was_not_measured_is_a_dash(bench: Bench) -> None:
