@@ -33,9 +33,17 @@ TRAINING_ROOMS: dict[str, set[str]] = {
     "simclr": set(),
     "scoring": set(),
     "watch": {"mixing", "views", "loading", "scoring"},
-    "embedding": {"mixing", "views", "loading", "network"},
-    "evaluating": {"mixing", "views", "loading", "network", "scoring", "embedding"},
     "running": {"mixing", "views", "loading", "network", "simclr", "watch"},
+    "embedding": {"mixing", "views", "loading", "network"},
+    "results": {"scoring"},
+    "labelling": {"mixing", "embedding", "results"},
+    "segmenting": {"loading", "embedding", "scoring", "results"},
+    "page": {"scoring", "results"},
+    "evaluating": {
+        *("views", "loading", "network", "embedding"),
+        *("scoring", "results", "labelling", "segmenting", "page"),
+    },
+    "robust": {"embedding", "scoring", "results", "labelling"},
 }
 """The rooms inside `pretrain`, and those that each may import; only `cli` may import all."""
 OWNERS = {

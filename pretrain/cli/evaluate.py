@@ -10,10 +10,10 @@ import click
 from manifests.console import Display, exit_codes, print_table
 from pretrain.cli.options import setting_options
 from pretrain.cli.run import needs_extra
-from pretrain.evaluating.settings import EvaluateSettings
+from pretrain.results.settings import EvaluateSettings
 
 if TYPE_CHECKING:
-    from pretrain.evaluating.result import Evaluation
+    from pretrain.results.result import Evaluation
 
 
 @click.command()
@@ -59,7 +59,7 @@ def evaluate(
 
 
 def _print(evaluation: Evaluation) -> None:
-    from pretrain.evaluating.table import score_table, sentences
+    from pretrain.results.table import score_table, sentences
 
     what = evaluation.label or "masks"
     classes = f": {', '.join(evaluation.classes)}" if evaluation.classes else ""

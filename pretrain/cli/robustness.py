@@ -10,11 +10,11 @@ import click
 from manifests.console import Display, exit_codes
 from pretrain.cli.options import setting_options
 from pretrain.cli.run import needs_extra
-from pretrain.evaluating.robustsettings import RobustSettings
+from pretrain.robust.settings import RobustSettings
 
 if TYPE_CHECKING:
     from manifests.listing import Listing
-    from pretrain.evaluating.robustfound import Robustness
+    from pretrain.robust.found import Robustness
     from pretrain.scoring.intervals import Interval
 
 
@@ -34,7 +34,7 @@ def robustness(encoders: tuple[str, ...], manifest: Path, as_json: bool, **flags
     with exit_codes():
         settings = RobustSettings(**{name: v for name, v in flags.items() if v is not None})
         with needs_extra():
-            from pretrain.evaluating.robust import measure_robustness
+            from pretrain.robust.measure import measure_robustness
         with Display("encoders", quiet=as_json) as display:
             found = measure_robustness(encoders, manifest, settings, display.say)
         if as_json:

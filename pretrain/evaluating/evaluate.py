@@ -1,7 +1,7 @@
 """From encoders and a labelled manifest to an evaluation: what `histopretrain evaluate` does.
 
 All encoders are opened before any work, and what cannot be right is told before it. Rows are tiles,
-N in all (see `pretrain.evaluating.labelled`).
+N in all (see `pretrain.labelling.labelled`).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pretrain.device import pick_device
 from pretrain.embedding.encoders import Encoder, check_mpp, named_apart, open_encoder
 from pretrain.embedding.wanted import wanted_tiles
 from pretrain.evaluating.judge import Judged, Work, judge_labels
-from pretrain.evaluating.labelled import SPLITS, Labelled, label_tiles
-from pretrain.evaluating.report import Extras
-from pretrain.evaluating.result import (
+from pretrain.labelling.labelled import SPLITS, Labelled, label_tiles
+from pretrain.page.report import Extras
+from pretrain.results.result import (
     Evaluation,
     LeakNote,
     SplitNote,
 )
-from pretrain.evaluating.settings import SEGMENTATION, EvaluateSettings
+from pretrain.results.settings import SEGMENTATION, EvaluateSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +162,9 @@ def _split_note(labelled: Labelled, judged: Judged, split: str | None) -> SplitN
 
 
 def _masks_judged(work: Work, encoders: Sequence[Encoder]) -> Judged:
-    from pretrain.evaluating.maskedtiles import MaskedTiles
-    from pretrain.evaluating.masks import find_masks
-    from pretrain.evaluating.segment import evaluate_masks
+    from pretrain.segmenting.maskedtiles import MaskedTiles
+    from pretrain.segmenting.masks import find_masks
+    from pretrain.segmenting.segment import evaluate_masks
 
     labelled, settings = work.labelled, work.settings
     masks = find_masks(

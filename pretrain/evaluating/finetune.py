@@ -25,9 +25,9 @@ from pretrain.embedding.encoders import Encoder
 from pretrain.embedding.wanted import Wanted
 from pretrain.errors import TrainingError
 from pretrain.evaluating.protocol import TEST, TRAIN, VAL, Floats, Integers, Truth
-from pretrain.evaluating.settings import REGRESSION
 from pretrain.loading.feed import feed
 from pretrain.loading.loader import Batch, OpenStores, resized
+from pretrain.results.settings import REGRESSION
 
 EPOCHS, LEAST_STEPS = 10, 200
 """More epochs where ten are fewer steps: the statistics of BatchNorm must come to rest."""

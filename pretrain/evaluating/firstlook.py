@@ -1,6 +1,6 @@
 """One look at all tiles: which are damaged, their colours, and pictures of some for the page.
 
-Rows are tiles, N in all (see `pretrain.evaluating.labelled`).
+Rows are tiles, N in all (see `pretrain.labelling.labelled`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 from manifests.codec import Rgb
 from manifests.console import Display
 from pretrain.embedding.stream import stream_tiles
-from pretrain.evaluating.labelled import Labelled
-from pretrain.evaluating.map import choose_points
-from pretrain.evaluating.pictures import THUMBNAIL_SIDE, shrunk
 from pretrain.evaluating.protocol import TEST, Flags, Integers, Rows
-from pretrain.evaluating.settings import EvaluateSettings
+from pretrain.labelling.labelled import Labelled
+from pretrain.page.map import choose_points
+from pretrain.page.pictures import THUMBNAIL_SIDE, shrunk
+from pretrain.results.settings import EvaluateSettings
 from pretrain.scoring.histogram import BINS, colour_histogram
 
 _MOST_SHOWN = 1500

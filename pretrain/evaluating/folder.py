@@ -12,8 +12,8 @@ from pathlib import Path
 
 from manifests.files import pretty_json, write_atomic
 from pretrain.errors import ConfigError
-from pretrain.evaluating.report import Extras, write_report
-from pretrain.evaluating.result import FORMAT, Evaluation
+from pretrain.page.report import Extras, write_report
+from pretrain.results.result import FORMAT, Evaluation
 
 JSON_FILE = "evaluation.json"
 PAGE_FILE = "report.html"

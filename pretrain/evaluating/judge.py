@@ -2,7 +2,7 @@
 
 Tiles are read once for the colour histogram, which also finds the damaged ones, and once more for
 each encoder; its features are scored and dropped, so that memory holds those of one at a time. Rows
-are tiles, N in all (see `pretrain.evaluating.labelled`).
+are tiles, N in all (see `pretrain.labelling.labelled`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pretrain.embedding.stream import stream_features
 from pretrain.errors import CheckpointError, ConfigError
 from pretrain.evaluating.finetune import TileRows, finetune
 from pretrain.evaluating.firstlook import FirstLook, first_look
-from pretrain.evaluating.labelled import SPLITS, Labelled
 from pretrain.evaluating.protocol import TEST, Flags, Rows, Scored, Truth, score_features
-from pretrain.evaluating.report import Extras
-from pretrain.evaluating.result import HISTOGRAM, METRICS, EncoderResult
-from pretrain.evaluating.settings import EvaluateSettings
+from pretrain.labelling.labelled import SPLITS, Labelled
+from pretrain.page.report import Extras
+from pretrain.results.result import HISTOGRAM, METRICS, EncoderResult
+from pretrain.results.settings import EvaluateSettings
 
 
 @dataclass(frozen=True, slots=True)

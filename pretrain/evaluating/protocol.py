@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pretrain.evaluating.result import METRICS, CurvePoint, Matrix
-from pretrain.evaluating.settings import NEIGHBOURS, REGRESSION, SHARES
+from pretrain.results.result import METRICS, CurvePoint, Matrix
+from pretrain.results.settings import NEIGHBOURS, REGRESSION, SHARES
 from pretrain.scoring.intervals import Interval, score_classes, score_numbers
 from pretrain.scoring.metrics import confusion, macro_f1, mean_absolute_error
 from pretrain.scoring.neighbours import VOTE_TEMPERATURE, ballots, nearest

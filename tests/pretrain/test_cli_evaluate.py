@@ -16,7 +16,7 @@ pytest.importorskip("sklearn")
 
 from pretrain.cli.evaluate import evaluate
 from tests.pretrain.evaluating.make import labelled_set, save_split, splits_of
-from tests.pretrain.evaluating.masked import blobs, cut, write
+from tests.pretrain.segmenting.masked import blobs, cut, write
 
 TINY = "random:timm/test_resnet"
 QUICK = ("--label", "label", "--no-curve", "--no-near", "--resamples", "20")
@@ -84,7 +84,7 @@ def test_a_folder_of_somebody_else_is_refused_before_any_work(
 
 
 def test_masks_can_be_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretrain.evaluating.segment.STEPS", 10)
+    monkeypatch.setattr("pretrain.segmenting.segment.STEPS", 10)
     made = {f"{number}.png": blobs(32, seed=number) for number in range(10)}
     write(tmp_path / "pictures", {name: picture for name, (picture, _) in made.items()})
     masks = write(tmp_path / "masks", {name: mask for name, (_, mask) in made.items()})

@@ -252,7 +252,7 @@ def test_pictures_where_nothing_is_malignant_get_an_empty_mask(tmp_path: Path) -
     assert len(list((masks / "tissue-train-pos-v1").glob("*_mask.jpg"))) == 5
     pytest.importorskip("torch")
     from pretrain.embedding.wanted import wanted_tiles
-    from pretrain.evaluating.masks import find_masks
+    from pretrain.segmenting.masks import find_masks
 
     found = find_masks(manifest, wanted_tiles(manifest), masks)
     assert found.has.all()

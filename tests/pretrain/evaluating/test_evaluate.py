@@ -24,11 +24,11 @@ from pretrain.embedding.encoders import open_encoder  # noqa: E402
 from pretrain.embedding.stream import all_features, stream_tiles  # noqa: E402
 from pretrain.errors import CheckpointError, ConfigError  # noqa: E402
 from pretrain.evaluating.evaluate import Evaluated, evaluate, evaluate_fully  # noqa: E402
-from pretrain.evaluating.labelled import label_tiles  # noqa: E402
 from pretrain.evaluating.protocol import TEST, Truth, score_features  # noqa: E402
-from pretrain.evaluating.settings import EvaluateSettings  # noqa: E402
+from pretrain.labelling.labelled import label_tiles  # noqa: E402
 from pretrain.network.encoder import save_encoder  # noqa: E402
 from pretrain.network.model import build_encoder  # noqa: E402
+from pretrain.results.settings import EvaluateSettings  # noqa: E402
 from pretrain.scoring.histogram import colour_histogram  # noqa: E402
 from tests.pretrain.evaluating.make import labelled_set  # noqa: E402
 from tests.pretrain.make import damage_tile  # noqa: E402

@@ -16,9 +16,9 @@ from pretrain.embedding.encoders import open_encoder, weights_digest  # noqa: E4
 from pretrain.embedding.stream import stream_tiles  # noqa: E402
 from pretrain.evaluating import finetune as tuning  # noqa: E402
 from pretrain.evaluating.finetune import TileRows, Tuned, finetune, turned  # noqa: E402
-from pretrain.evaluating.labelled import Labelled, label_tiles  # noqa: E402
 from pretrain.evaluating.protocol import TEST, Truth  # noqa: E402
-from pretrain.evaluating.settings import CLASSIFICATION, REGRESSION  # noqa: E402
+from pretrain.labelling.labelled import Labelled, label_tiles  # noqa: E402
+from pretrain.results.settings import CLASSIFICATION, REGRESSION  # noqa: E402
 from tests.pretrain.evaluating.make import labelled_set  # noqa: E402
 
 QUIET = Display("tiles", quiet=True)

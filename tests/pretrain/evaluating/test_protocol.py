@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix, f1_score, mean_absolute_error
 from sklearn.preprocessing import StandardScaler
 
 from pretrain.evaluating.protocol import DRAWS, TEST, TRAIN, VAL, Rows, Truth, score_features
-from pretrain.evaluating.settings import CLASSIFICATION, NEIGHBOURS, REGRESSION, SHARES
+from pretrain.results.settings import CLASSIFICATION, NEIGHBOURS, REGRESSION, SHARES
 
 
 def made(task: str = CLASSIFICATION, seed: int = 0) -> tuple[Rows, Truth]:

@@ -1,0 +1,155 @@
+"""What is to be predicted: classes by their numbers, or numbers as they are, and what is no use.
+
+Rows are those of `Rows`; there are N.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.checks import short
+from pretrain.errors import ConfigError
+from pretrain.labelling.leaking import Leaks
+from pretrain.labelling.rows import Integers, Rows, Values
+from pretrain.labelling.setrows import SPLITS, TEST, TRAIN
+from pretrain.labelling.unitrows import UnitRows
+from pretrain.results.settings import REGRESSION, SEGMENTATION
+
+_MOST_NAMED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What is to be predicted of each row."""
+
+    task: str
+    classes: tuple[str, ...]
+    """() for regression and segmentation."""
+    numbers: npt.NDArray[Any]
+    """int64 (N,), index into `classes`; float64 (N,) for regression; 0 for segmentation."""
+
+    @property
+    def kinds(self) -> Integers:
+        """What is to be in every set: the classes; all 0 where there are none, (N,)."""
+        return self.numbers if self.classes else np.zeros(len(self.numbers), dtype=np.int64)
+
+
+def targets_of(rows: Rows, values: Values, classes: Sequence[str], task: str) -> Targets:
+    """What is to be predicted of each row, all of which have a value.
+
+    Args:
+        classes: in this order; by default all that there are, numbers by size and texts sorted.
+
+    Raises:
+        ConfigError: for regression, a value is no finite number.
+    """
+    if task == REGRESSION:
+        return Targets(task, (), _numbers(rows, values))
+    if task == SEGMENTATION:
+        return Targets(task, (), np.zeros(len(rows), dtype=np.int64))
+    present = [values.names[code] for code in np.unique(values.codes).tolist()]
+    names = tuple(classes) or tuple(_in_order(present))
+    table = np.full(len(values.names), -1, dtype=np.int64)
+    for number, name in enumerate(names):
+        table[values.names.index(name)] = number
+    return Targets(task, names, table[values.codes])
+
+
+def check_targets(
+    targets: Targets, sets: npt.NDArray[np.int8], units: UnitRows, leaks: Leaks | None
+) -> None:
+    """Refuse what no encoder could be judged by.
+
+    Args:
+        sets: index into `SPLITS` of each row, (N,).
+
+    Raises:
+        ConfigError: a set is empty, all is of one class or value, a class is of one unit, or has
+            no tile in train or in test.
+    """
+    gone = "" if leaks is None or not leaks.tiles else f" once {leaks.tiles:,} that leak are out"
+    for number in (TRAIN, TEST):
+        if not (sets == number).any():
+            raise ConfigError(f"no labelled tile is left in {SPLITS[number]}{gone}; split anew")
+    if targets.task == REGRESSION:
+        train = targets.numbers[sets == TRAIN]
+        if train.min() == train.max():
+            raise ConfigError(
+                f"all {len(train):,} tiles of train have one value, {train[0]:g}: there is nothing "
+                "to learn"
+            )
+    elif targets.classes:
+        _check_classes(targets, sets, units, gone)
+
+
+def _check_classes(
+    targets: Targets, sets: npt.NDArray[np.int8], units: UnitRows, gone: str
+) -> None:
+    names, by = targets.classes, " or ".join(units.by)
+    if len(names) < 2:
+        raise ConfigError(
+            f"all {len(sets):,} labelled tiles are of one class, {short(names[0])}: there is "
+            "nothing to tell apart"
+        )
+    for number, name in enumerate(names):
+        mine = targets.numbers == number
+        hint = _leave_out(name, names)
+        own = np.unique(units.numbers[mine])
+        if len(own) == 1:
+            raise ConfigError(
+                f"the class {short(name)} has one {by} only, {short(units.names[own[0]])}: it "
+                f"cannot be learned from one and tested on another{f'; {hint}' if hint else ''}"
+            )
+        for which in (TRAIN, TEST):
+            if not (sets[mine] == which).any():
+                raise ConfigError(
+                    f"the class {short(name)} has no tile in {SPLITS[which]}{gone}; split anew, "
+                    f"with --stratify and --exact{f', or {hint}' if hint else ''}"
+                )
+
+
+def _leave_out(name: str, names: Sequence[str]) -> str:
+    others = [other for other in names if other != name]
+    return f"leave it out with --classes {','.join(others)}" if len(others) > 1 else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a message, the first twenty."""
+    more = len(names) - _MOST_NAMED
+    return ", ".join(map(short, names[:_MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """By size if all are numbers, such as grades, else as texts."""
+    found = sorted(names)
+    numbers = [number for name in found if (number := _number(name)) is not None]
+    if len(numbers) < len(found):
+        return found
+    return [name for _, name in sorted(zip(numbers, found, strict=True))]
+
+
+def _numbers(rows: Rows, values: Values) -> npt.NDArray[np.float64]:
+    found = [_number(name) for name in values.names]
+    bad = [code for code, number in enumerate(found) if number is None]
+    for code in bad:
+        where = np.flatnonzero(values.codes == code)
+        if len(where):
+            raise ConfigError(
+                f"{rows.name_of(int(where[0]))} says {short(values.names[code])}, which is no "
+                "finite number: --task regression needs one of every tile"
+            )
+    return np.array(found, dtype=np.float64)[values.codes]
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

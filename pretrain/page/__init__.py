@@ -1,0 +1,1 @@
+"""The page of an evaluation: one file with scores, maps, neighbours and curves."""

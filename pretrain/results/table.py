@@ -1,0 +1,87 @@
+"""An evaluation as a table for a terminal: an encoder a row, values with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pretrain.results.result import EncoderResult, Evaluation
+from pretrain.results.settings import CLASSIFICATION, REGRESSION, SEGMENTATION
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pretrain.scoring.intervals import Interval
+
+_COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
+    CLASSIFICATION: (
+        ("k-NN F1", "knn", "macro_f1"),
+        ("linear F1", "linear", "macro_f1"),
+        ("balanced accuracy", "linear", "balanced_accuracy"),
+        ("AUC", "linear", "auc"),
+        ("fine-tuned F1", "finetune", "macro_f1"),
+    ),
+    REGRESSION: (
+        ("k-NN L1", "knn", "l1"),
+        ("linear L1", "linear", "l1"),
+        ("linear R²", "linear", "r2"),
+        ("fine-tuned L1", "finetune", "l1"),
+    ),
+    SEGMENTATION: (("Dice", "decoder", "dice"), ("IoU", "decoder", "iou")),
+}
+"""Heading, method and metric by task; balanced accuracy and AUC are the linear probe's."""
+
+
+def score_table(evaluation: Evaluation) -> Table:
+    """The scores of all encoders; columns that none has a value for are left out."""
+    from rich import box
+    from rich.table import Table
+
+    columns = [
+        column
+        for column in _COLUMNS[evaluation.task]
+        if any(_score(found, column) is not None for found in evaluation.encoders)
+    ]
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("encoder")
+    for heading, _, _ in columns:
+        table.add_column(heading, justify="right")
+    for found in evaluation.encoders:
+        table.add_row(found.name, *(_shown(_score(found, column)) for column in columns))
+    return table
+
+
+def sentences(evaluation: Evaluation) -> Iterator[str]:
+    """What must be known to read the table, a line each."""
+    split = evaluation.split
+    counts = ", ".join(
+        f"{name} {split.tiles[name]:,} tiles of {split.units[name]:,}" for name in split.tiles
+    )
+    yield f"{counts} (units are made by {evaluation.over})"
+    yield (
+        f"in brackets: {evaluation.level:.0%} intervals over the test units, "
+        f"{evaluation.resamples:,} resamples"
+    )
+    if split.val_from_train:
+        yield "there is no split val: a fifth of the training units took its place"
+    for reason, tiles in sorted(split.left_out.items()):
+        yield f"{tiles:,} tiles left out: {reason}"
+    if (leaks := split.leaks) is not None:
+        done = (
+            "they were kept, so the scores may be too good"
+            if leaks.policy == "keep"
+            else f"{leaks.left_out:,} tiles were dropped from val and test"
+        )
+        yield f"{leaks.count:,} leaks between the splits: {done}"
+
+
+def _score(found: EncoderResult, column: tuple[str, str, str]) -> Interval | None:
+    return found.scores.get(column[1], {}).get(column[2])
+
+
+def _shown(score: Interval | None) -> str:
+    if score is None or score.value != score.value:
+        return "-"
+    if score.low != score.low:
+        return f"{score.value:.3f}"
+    return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"

@@ -1,0 +1,1 @@
+"""Whether an encoder knows the tissue or the scanner."""

@@ -1,0 +1,1 @@
+"""Frozen encoders with a small decoder on masks of tiles."""
