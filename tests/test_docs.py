@@ -41,6 +41,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "regions.geojson").write_text(json.dumps(region))
     make_fields(folder)
     make_pictures(folder)
+    make_labelled(folder)
     return folder
 
 
@@ -69,6 +70,21 @@ def make_pictures(folder: Path) -> None:
             Image.fromarray(pixels).save(folder / "ready_made" / kind / f"{copy}.png")
             table.append(f"{kind}/{copy}.png,{kind}")
     (folder / "pictures.csv").write_text("\n".join(table) + "\n")
+
+
+def make_labelled(folder: Path) -> None:
+    """Tiles of two classes, six patients and two sites, and a table of them."""
+    table = ["slide,patient,site"]
+    for kind, name in (("he", "stroma"), ("dab", "tumour")):
+        (folder / "labelled" / name).mkdir(parents=True)
+        for patient in range(6):
+            whole = paint(kind, 640, 640, 20 + patient)  # type: ignore[arg-type]
+            for number in range(3):
+                y, x = 256 + 64 * (number // 2), 256 + 64 * (number % 2)
+                file = f"{name}/{patient}-{number}.png"
+                Image.fromarray(whole[y : y + 64, x : x + 64]).save(folder / "labelled" / file)
+                table.append(f"{file},P-{patient:03},{'north' if patient % 2 else 'south'}")
+    (folder / "labelled.csv").write_text("\n".join(table) + "\n")
 
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
