@@ -26,9 +26,11 @@ def picture(file: Path, number: int, size: tuple[int, int]) -> None:
     """A picture of a class's colour with a little noise, (width, height) pixels."""
     file.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(sum(file.as_posix().encode()))
-    noise = random.integers(-12, 13, (size[1], size[0], 3))
+    # The noise repeats itself, and is packed in no time.
+    noise = random.integers(-12, 13, (16, 16, 3))
     pixels = np.clip(np.array(COLOURS[number % 5]) + noise, 0, 255).astype(np.uint8)
-    Image.fromarray(pixels).save(file)
+    whole = np.tile(pixels, (size[1] // 16 + 1, size[0] // 16 + 1, 1))[: size[1], : size[0]]
+    Image.fromarray(whole).save(file, **({"compress_level": 1} if file.suffix == ".png" else {}))
 
 
 def bach(root: Path) -> None:
@@ -133,11 +135,23 @@ def in_process(command: Sequence[str]) -> None:
     assert result.exit_code == 0, result.output
 
 
-def cooked(name: str, root: Path) -> Manifest:
-    """The split manifest of a recipe's generated download."""
-    DOWNLOADS[name](root / "download")
-    cook(name, root / "download", root / "out", (), in_process)
-    return load_manifest(root / "out" / "tiles" / "split.json")
+Cooked = Callable[[str], tuple[Manifest, Path]]
+
+
+@pytest.fixture(scope="module")
+def cooked(tmp_path_factory: pytest.TempPathFactory) -> Cooked:
+    """The split manifest of a recipe's generated download, and the folder of both."""
+    roots: dict[str, Path] = {}
+
+    def once(name: str) -> tuple[Manifest, Path]:
+        if name not in roots:
+            root = tmp_path_factory.mktemp(name)
+            DOWNLOADS[name](root / "download")
+            cook(name, root / "download", root / "out", (), in_process)
+            roots[name] = root
+        return load_manifest(roots[name] / "out" / "tiles" / "split.json"), roots[name]
+
+    return once
 
 
 def rows_of(root: Path) -> list[dict[str, str]]:
@@ -181,9 +195,9 @@ def test_a_recipe_says_where_its_facts_come_from(name: str) -> None:
     ],
 )
 def test_a_download_becomes_tiles_with_labels_and_splits(
-    tmp_path: Path, name: str, tiles: int, splits: set[str], labels: set[str]
+    cooked: Cooked, name: str, tiles: int, splits: set[str], labels: set[str]
 ) -> None:
-    manifest = cooked(name, tmp_path)
+    manifest, _ = cooked(name)
     assert sum(entry.tiles for entry in manifest.committed()) == tiles
     assert {s for entry in manifest.committed() for s in entry.split_names} == splits
     assert {label for entry in manifest.committed() for label in entry.labels} == labels
@@ -192,8 +206,8 @@ def test_a_download_becomes_tiles_with_labels_and_splits(
     }
 
 
-def test_official_test_pictures_are_the_test_and_nothing_else_is(tmp_path: Path) -> None:
-    manifest = cooked("nct_crc", tmp_path)
+def test_official_test_pictures_are_the_test_and_nothing_else_is(cooked: Cooked) -> None:
+    manifest, _ = cooked("nct_crc")
     (entry,) = manifest.committed()
     assert {split: len(sets["0.5"]) for split, sets in entry.splits.items()} == {
         "train": 27,
@@ -215,9 +229,9 @@ def test_names_become_patients(tmp_path: Path) -> None:
         assert {row[column] for row in rows_of(root)} == expected
 
 
-def test_a_score_is_read_from_the_table_of_its_part(tmp_path: Path) -> None:
-    cooked("breastpathq", tmp_path)
-    scores = {Path(row["slide"]).stem: row["cellularity"] for row in rows_of(tmp_path)}
+def test_a_score_is_read_from_the_table_of_its_part(cooked: Cooked) -> None:
+    _, root = cooked("breastpathq")
+    scores = {Path(row["slide"]).stem: row["cellularity"] for row in rows_of(root)}
     assert scores["9004_2"] == "0.8"
     assert scores["8001_1"] == "0.5"  # the first of two pathologists
 
@@ -243,9 +257,9 @@ def test_a_patch_has_the_grade_that_most_of_it_has_by_the_vote(tmp_path: Path) -
     assert "slide001_core000_448_448" not in found
 
 
-def test_pictures_where_nothing_is_malignant_get_an_empty_mask(tmp_path: Path) -> None:
-    manifest = cooked("digestpath", tmp_path)
-    masks = tmp_path / "out" / "masks"
+def test_pictures_where_nothing_is_malignant_get_an_empty_mask(cooked: Cooked) -> None:
+    manifest, root = cooked("digestpath")
+    masks = root / "out" / "masks"
     blank = Image.open(masks / "tissue-train-neg" / "2019-05-01 10_00_00-lv1-1.png")
     assert blank.size == (512, 512)
     assert not np.asarray(blank).any()
@@ -289,21 +303,23 @@ def test_a_picture_that_the_table_forgets_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_recipe_is_not_written_over(tmp_path: Path) -> None:
-    cooked("lymph", tmp_path)
+    breastpathq(tmp_path / "download")
+    (tmp_path / "out" / "pictures").mkdir(parents=True)
     with pytest.raises(RecipeError, match="out holds pictures already"):
-        cook("lymph", tmp_path / "download", tmp_path / "out", (), in_process)
+        cook("breastpathq", tmp_path / "download", tmp_path / "out", (), in_process)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["pictures"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "digestpath"])
-def test_encoders_are_evaluated_on_every_set(tmp_path: Path, name: str) -> None:
+def test_encoders_are_evaluated_on_every_set(cooked: Cooked, name: str) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("sklearn")
     from pretrain.cli.evaluate import evaluate
 
-    cooked(name, tmp_path)
+    _, root = cooked(name)
     recipe = read_recipe(name)
-    *_, command = commands(recipe, tmp_path / "out", (), ("random:test_resnet",))
+    *_, command = commands(recipe, root / "out", (), ("random:test_resnet",))
     small = (
         "--image-size",
         "32",
@@ -316,6 +332,6 @@ def test_encoders_are_evaluated_on_every_set(tmp_path: Path, name: str) -> None:
     )
     result = CliRunner().invoke(evaluate, [*command[2:], *small, "--leaks", "keep"])
     assert result.exit_code == 0, result.output
-    found = json.loads((tmp_path / "out" / "evaluation" / "evaluation.json").read_text())
+    found = json.loads((root / "out" / "evaluation" / "evaluation.json").read_text())
     assert found["task"] == recipe.task
     assert [encoder["kind"] for encoder in found["encoders"]] == ["encoder", "baseline"]
