@@ -174,7 +174,7 @@ def cli_reference() -> str:
         ("histotile", histotile, ["demo"]),
         *(
             ("histopretrain", histopretrain, [verb])
-            for verb in ("run", "sample", "export", "bench")
+            for verb in ("run", "sample", "export", "embed", "evaluate", "robustness", "bench")
         ),
     ):
         shown = CliRunner().invoke(
