@@ -24,6 +24,7 @@ ORDER = (
     "stains",
     "resolutions",
     "images",
+    "steps",
 )
 SPLITS = ("train", "all", "test")
 LEAST_TILES = 64
