@@ -59,11 +59,12 @@ def evaluate(
 
 
 def _print(evaluation: Evaluation) -> None:
-    from pretrain.results.table import score_table, sentences
+    from pretrain.results.table import gain_table, score_table, sentences
 
     what = evaluation.label or "masks"
     classes = f": {', '.join(evaluation.classes)}" if evaluation.classes else ""
     click.echo(f"{evaluation.task} of {what}{classes}")
     print_table(score_table(evaluation))
+    print_table(gain_table(evaluation))
     for line in sentences(evaluation):
         click.echo(line)

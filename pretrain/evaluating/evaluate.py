@@ -22,6 +22,7 @@ from pretrain.embedding.wanted import wanted_tiles
 from pretrain.evaluating.judge import Judged, Work, judge_labels
 from pretrain.labelling.labelled import SPLITS, Labelled, label_tiles
 from pretrain.page.report import Extras
+from pretrain.results.gains import with_gains
 from pretrain.results.result import (
     Evaluation,
     LeakNote,
@@ -102,7 +103,7 @@ def evaluate_fully(
             seed=settings.seed,
             resamples=settings.resamples,
             split=_split_note(labelled, judged, settings.split),
-            encoders=judged.results,
+            encoders=with_gains(judged.results, settings.task),
         ),
         judged.extras,
     )

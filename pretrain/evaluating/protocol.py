@@ -204,8 +204,7 @@ def _point(share: float, drawn: list[Flags], scores: list[Interval], units: Inte
         tiles=round(np.mean([chosen.sum() for chosen in drawn])),
         units=round(np.mean([len(np.unique(units[chosen])) for chosen in drawn])),
         draws=tuple(score.value for score in scores),
-        score=Interval(*(float(np.mean([getattr(s, n) for s in scores])) for n in _BOUNDS)),
+        score=Interval(
+            *np.mean([(score.value, score.low, score.high) for score in scores], axis=0).tolist()
+        ),
     )
-
-
-_BOUNDS = ("value", "low", "high")

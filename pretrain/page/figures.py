@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from pretrain.results.result import CurvePoint, EncoderResult, Matrix
+from pretrain.results.result import LESS_IS_BETTER, CurvePoint, EncoderResult, Matrix
 from pretrain.scoring.intervals import Interval
 
 COLOURS = 7
@@ -41,7 +41,6 @@ METHOD_NAMES = {
     "finetune": "fine-tuned",
     "decoder": "small decoder",
 }
-_LOWER_IS_BETTER = {"l1"}
 _UNBOUNDED = {"l1", "r2"}
 
 
@@ -130,7 +129,7 @@ class Scatter:
 def metric_title(metric: str) -> str:
     """A metric's name, and which way is better where that is not plain."""
     name = METRIC_NAMES.get(metric, metric)
-    return f"{name} (less is better)" if metric in _LOWER_IS_BETTER else name
+    return f"{name} (less is better)" if metric in LESS_IS_BETTER else name
 
 
 def class_key(number: int, name: str, count: int = 0) -> Key:

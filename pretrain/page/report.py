@@ -23,6 +23,7 @@ from manifests.files import Json, write_atomic
 from manifests.listing import one_line
 from pretrain.page import figures, gallery, wording
 from pretrain.page.figures import METHOD_NAMES, Key
+from pretrain.page.gains import gain_table
 from pretrain.page.map import Layout, lay_out
 from pretrain.page.pictures import sheet
 from pretrain.results.result import METRICS, Evaluation
@@ -126,6 +127,7 @@ def page_html(evaluation: Evaluation, extras: Extras) -> str:
         facts=wording.facts(evaluation),
         warnings=wording.warnings(evaluation),
         tables=_score_tables(evaluation, names),
+        gains=gain_table(evaluation, names),
         curves=figures.curves(evaluation.encoders, names, main),
         curve_metric=figures.metric_title(main),
         confusions=_confusions(evaluation, names),

@@ -25,6 +25,9 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     SEGMENTATION: ("dice", "iou"),
 }
 """What is measured for each task; the first is what everything is chosen by."""
+LESS_IS_BETTER = frozenset({"l1"})
+BASELINE, FIRST = "baseline", "first"
+"""What an encoder is compared with: the baseline, and the first encoder that was given."""
 HISTOGRAM = "colour histogram"
 MOST_SENTENCES = 20
 _DIGITS = 6
@@ -67,6 +70,8 @@ class EncoderResult:
     """Method (`knn`, `linear`, `finetune`; `decoder`) → metric → value and bounds."""
     chosen: Mapping[str, float]
     """What the validation tiles chose: `k`, `c` or `alpha`, `epoch`."""
+    gains: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    """`BASELINE`, `FIRST` → method → by how much the task's first metric is better than theirs."""
     confusion: Mapping[str, Matrix] = field(default_factory=dict)
     """Method → counts of test tiles (of pixels for segmentation); {} for regression."""
     curve: tuple[CurvePoint, ...] = ()
@@ -183,6 +188,10 @@ def _encoder_json(found: EncoderResult, task: str) -> Json:
         "scores": {
             method: {name: interval_json(value) for name, value in metrics.items()}
             for method, metrics in found.scores.items()
+        },
+        "gains": {
+            against: {method: interval_json(value) for method, value in methods.items()}
+            for against, methods in found.gains.items()
         },
         "chosen": dict(found.chosen),
         "confusion": {name: [list(row) for row in rows] for name, rows in found.confusion.items()},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pretrain.results.result import EncoderResult, Evaluation
+from pretrain.results.result import BASELINE, FIRST, EncoderResult, Evaluation
 from pretrain.results.settings import CLASSIFICATION, REGRESSION, SEGMENTATION
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ _COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
     SEGMENTATION: (("Dice", "decoder", "dice"), ("IoU", "decoder", "iou")),
 }
 """Heading, method and metric by task; balanced accuracy and AUC are the linear probe's."""
+_METHODS = {"linear": "linear", "finetune": "fine-tuned", "decoder": ""}
+"""Methods whose gains are shown, and what they are called; k-NN's are in the JSON."""
+_GAIN_OF = {CLASSIFICATION: "F1", REGRESSION: "L1", SEGMENTATION: "Dice"}
 
 
 def score_table(evaluation: Evaluation) -> Table:
@@ -48,6 +51,30 @@ def score_table(evaluation: Evaluation) -> Table:
         table.add_column(heading, justify="right")
     for found in evaluation.encoders:
         table.add_row(found.name, *(_shown(_score(found, column)) for column in columns))
+    return table
+
+
+def gain_table(evaluation: Evaluation) -> Table:
+    """By how much each encoder is better than colours, and than the first encoder."""
+    from rich import box
+    from rich.table import Table
+
+    encoders = [found for found in evaluation.encoders if found.gains]
+    columns = [
+        (against, method)
+        for against in (BASELINE, FIRST)
+        for method in _METHODS
+        if any(method in found.gains.get(against, {}) for found in encoders)
+    ]
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("better by")
+    for against, method in columns:
+        what = f"{_METHODS[method]} {_GAIN_OF[evaluation.task]}".strip()
+        over = "colours" if against == BASELINE else encoders[0].name
+        table.add_column(f"{what} than {over}", justify="right")
+    for found in encoders:
+        gains = (found.gains.get(against, {}).get(method) for against, method in columns)
+        table.add_row(found.name, *(_shown(gain, "+") for gain in gains))
     return table
 
 
@@ -79,9 +106,9 @@ def _score(found: EncoderResult, column: tuple[str, str, str]) -> Interval | Non
     return found.scores.get(column[1], {}).get(column[2])
 
 
-def _shown(score: Interval | None) -> str:
+def _shown(score: Interval | None, sign: str = "-") -> str:
+    """A score with its bounds; with the sign "+", also numbers above 0 have one."""
     if score is None or score.value != score.value:
         return "-"
-    if score.low != score.low:
-        return f"{score.value:.3f}"
-    return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
+    value, low, high = (f"{v:{sign}.3f}" for v in (score.value, score.low, score.high))
+    return value if score.low != score.low else f"{value} ({low} to {high})"

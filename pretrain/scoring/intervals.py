@@ -19,7 +19,7 @@ between patients as within, n = 1,000), it held the truth in this share of the c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -54,6 +54,23 @@ class Interval:
     value: float
     low: float
     high: float
+    resampled: Floats = field(default_factory=lambda: np.empty(0), compare=False, repr=False)
+    """The number of each resample, (R,), NaN where it is not defined; () where none was drawn."""
+
+
+def difference(one: Interval, other: Interval) -> Interval:
+    """One number less another, both of the same units, seed and resamples, with its interval.
+
+    The difference is taken in each resample, so what both owe to the units that were drawn falls
+    away: it can be sure where the two intervals overlap.
+
+    Raises:
+        ValueError: they have different numbers of resamples.
+    """
+    if one.resampled.shape != other.resampled.shape:
+        counts = f"{len(one.resampled)} and {len(other.resampled)} resamples"
+        raise ValueError(f"{counts} are not of the same draws")
+    return _interval(one.value - other.value, one.resampled - other.resampled)
 
 
 def bootstrap(
@@ -207,9 +224,9 @@ def intervals(
 def _interval(value: float, resampled: Floats) -> Interval:
     defined = resampled[~np.isnan(resampled)]
     if np.isnan(value) or not len(resampled) or 2 * len(defined) < len(resampled):
-        return Interval(value, np.nan, np.nan)
+        return Interval(value, np.nan, np.nan, resampled)
     low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(value, float(low), float(high))
+    return Interval(value, float(low), float(high), resampled)
 
 
 def _drawn(units: int, rows: int, resamples: int, seed: int) -> Iterator[Floats]:

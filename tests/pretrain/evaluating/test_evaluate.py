@@ -30,6 +30,7 @@ from pretrain.network.encoder import save_encoder  # noqa: E402
 from pretrain.network.model import build_encoder  # noqa: E402
 from pretrain.results.settings import EvaluateSettings  # noqa: E402
 from pretrain.scoring.histogram import colour_histogram  # noqa: E402
+from pretrain.scoring.intervals import difference  # noqa: E402
 from tests.pretrain.evaluating.make import labelled_set  # noqa: E402
 from tests.pretrain.make import damage_tile  # noqa: E402
 from tests.pretrain.network.test_encoder import info_of  # noqa: E402
@@ -93,6 +94,19 @@ def test_the_same_again_gives_the_same(manifest: Path, found: Evaluated) -> None
     for encoder in (*again["encoders"], *first["encoders"]):
         del encoder["seconds"]
     assert again == first
+
+
+def test_gains_are_the_differences_of_scores(manifest: Path) -> None:
+    names = [TINY, "random:timm/test_vit"]
+    one, two, colours = evaluate(names, manifest, settings(image_size=160)).encoders
+
+    for method in ("knn", "linear"):
+        scores = [found.scores[method]["macro_f1"] for found in (one, two, colours)]
+        assert one.gains["baseline"][method] == difference(scores[0], scores[2])
+        assert two.gains["first"][method] == difference(scores[1], scores[0])
+        assert len(scores[0].resampled) == 20
+    assert "first" not in one.gains
+    assert colours.gains == {}
 
 
 def test_the_page_gets_the_predictions_of_its_own_tiles(found: Evaluated) -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -182,6 +183,37 @@ def test_the_score_tables_hold_every_score_with_its_bounds(page: Page) -> None:
                 f"{s.value:.3f} {s.low:.3f} to {s.high:.3f}".replace("-", "−")
                 for s in encoder.scores[method].values()
             ]
+
+
+def test_the_gains_are_told_with_sign_bounds_and_whether_they_are_sure() -> None:
+    given = evaluation(names=("a", "b"))
+    gains = {
+        "baseline": {"linear": Interval(0.2, 0.1, 0.3), "knn": Interval(-0.2, -0.3, -0.1)},
+        "first": {"linear": Interval(0.01, -0.02, 0.05), "knn": Interval(0.01, math.nan, math.nan)},
+    }
+    one, two, colours = given.encoders
+    given = replace(given, encoders=(one, replace(two, gains=gains), colours))
+
+    made = Page(page_html(given, extras(encoders=3)))
+
+    assert made.table("Better by: macro F1") == {
+        "encoder": [
+            "linear probe, than colour histogram",
+            "k nearest neighbours, than colour histogram",
+            "linear probe, than a",
+            "k nearest neighbours, than a",
+        ],
+        "b": [
+            "+0.200 +0.100 to +0.300 better",
+            "−0.200 −0.300 to −0.100 worse",
+            "+0.010 −0.020 to +0.050",
+            "+0.010",
+        ],
+    }
+
+
+def test_a_page_without_gains_has_no_table_of_them(page: Page) -> None:
+    assert "Better by" not in page.text
 
 
 def test_the_confusion_tables_hold_every_count(page: Page) -> None:

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from manifests.files import pretty_json
 from pretrain.errors import ConfigError
+from pretrain.results.gains import with_gains
 from pretrain.results.result import (
     METRICS,
     CurvePoint,
@@ -21,7 +23,7 @@ from pretrain.results.result import (
     SplitNote,
 )
 from pretrain.results.settings import CLASSIFICATION, REGRESSION, SEGMENTATION, EvaluateSettings
-from pretrain.results.table import score_table, sentences
+from pretrain.results.table import gain_table, score_table, sentences
 from pretrain.scoring.intervals import Interval
 
 SCORE = Interval(0.81234567, 0.7, 0.9)
@@ -66,6 +68,56 @@ def evaluation(*encoders: EncoderResult) -> Evaluation:
     )
 
 
+def resampled(value: float, *draws: float) -> Interval:
+    return Interval(value, min(draws), max(draws), np.array(draws))
+
+
+def of_score(name: str, metric: str, **methods: Interval) -> EncoderResult:
+    return replace(result(name), scores={m: {metric: score} for m, score in methods.items()})
+
+
+def compared(task: str, metric: str) -> tuple[EncoderResult, ...]:
+    """Two encoders and colours, scored in the same four resamples."""
+    one = of_score("one", metric, linear=resampled(0.8, 0.6, 0.7, 0.8, 0.9))
+    two = of_score(
+        "two",
+        metric,
+        linear=resampled(0.7, 0.6, 0.6, 0.7, 0.8),
+        finetune=resampled(0.9, 0.8, 0.9, 0.9, 0.9),
+    )
+    colours = of_score("colours", metric, linear=resampled(0.5, 0.4, 0.5, 0.6, 0.7))
+    return with_gains((one, two, colours), task)
+
+
+def test_encoders_gain_over_colours_and_over_the_first() -> None:
+    one, two, colours = compared(CLASSIFICATION, "macro_f1")
+
+    assert one.gains.keys() == {"baseline"}
+    assert one.gains["baseline"]["linear"].value == pytest.approx(0.3)
+    assert np.allclose(one.gains["baseline"]["linear"].resampled, 0.2)
+    assert two.gains["baseline"].keys() == {"linear"}  # colours are not fine-tuned
+    assert two.gains["first"]["linear"].value == pytest.approx(-0.1)
+    assert np.allclose(two.gains["first"]["linear"].resampled, [0, -0.1, -0.1, -0.1])
+    assert colours.gains == {}
+
+
+def test_a_smaller_error_is_a_gain() -> None:
+    one, _, _ = compared(REGRESSION, "l1")
+    assert one.gains["baseline"]["linear"].value == pytest.approx(-0.3)
+
+
+def test_a_table_shows_gains_with_their_sign() -> None:
+    cells = {
+        c.header: list(c.cells)
+        for c in gain_table(evaluation(*compared(CLASSIFICATION, "macro_f1"))).columns
+    }
+
+    assert cells["better by"] == ["one", "two"]
+    assert cells["linear F1 than colours"][0] == "+0.300 (+0.200 to +0.200)"
+    assert cells["linear F1 than one"] == ["-", "-0.100 (-0.100 to -0.008)"]
+    assert "fine-tuned F1 than colours" not in cells
+
+
 def documented(names: set[str]) -> None:
     """Every key of the JSON stands in the reference."""
     page = (Path(__file__).parents[3] / "docs/reference/evaluate.md").read_text(encoding="utf-8")
@@ -80,7 +132,7 @@ def keys_of(value: Any) -> set[str]:
 
 def test_the_reference_names_every_key() -> None:
     leaks = LeakNote("drop", 2, ("one", "two"), 3)
-    made = evaluation()
+    made = evaluation(*compared(CLASSIFICATION, "macro_f1"), result())
     made = replace(made, split=replace(made.split, leaks=leaks, left_out={"damaged": 1}))
     documented(keys_of(made.to_json()))
 
@@ -97,6 +149,7 @@ def test_the_json_says_all_and_rounds_to_six_digits() -> None:
     assert encoder["curve"][0]["macro_f1"]["value"] == 0.812346
     assert encoder["curve"][0]["draws"] == [0.7, 0.8]
     assert encoder["seconds"] == {"embed": 1.235}
+    assert encoder["gains"] == {}
 
 
 def test_twenty_leaks_are_written_out() -> None:

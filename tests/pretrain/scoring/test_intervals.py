@@ -11,6 +11,7 @@ from pretrain.scoring import intervals as module
 from pretrain.scoring.intervals import (
     Interval,
     bootstrap,
+    difference,
     intervals,
     score_classes,
     score_masks,
@@ -203,3 +204,77 @@ def test_confusion_of_a_sum_is_the_sum_of_confusions() -> None:
     unit = np.arange(50) % 4
     whole = confusion(truth, predicted, 3)
     assert confusion_by_unit(truth, predicted, 3, unit, 4).sum(axis=0).tolist() == whole.tolist()
+
+
+def test_a_difference_is_taken_resample_by_resample() -> None:
+    random = np.random.default_rng(6)
+    truth, probabilities, unit = patients(random)
+    other = np.where(random.random((len(truth), 1)) < 0.2, probabilities[:, ::-1], probabilities)
+    said, other_said = (shares.argmax(axis=1) for shares in (probabilities, other))
+
+    found = difference(
+        *(
+            score_classes(truth, shares, unit, 2, resamples=200, seed=4)["macro_f1"]
+            for shares in (probabilities, other)
+        )
+    )
+
+    expected = bootstrap(
+        lambda rows: (
+            macro_f1(truth[rows], said[rows], 2) - macro_f1(truth[rows], other_said[rows], 2)
+        ),
+        unit,
+        resamples=200,
+        seed=4,
+    )
+    assert_same({"": found}, {"": expected})
+    assert np.allclose(found.resampled, expected.resampled)
+
+
+def test_what_both_owe_to_the_units_falls_away_from_a_difference() -> None:
+    # Patients are hard or easy for both, and one is better by a little in each.
+    random = np.random.default_rng(7)
+    unit = np.repeat(np.arange(40), 25)
+    hard = random.uniform(0, 3, 40)[unit]
+    truth = np.zeros(len(unit))
+    one, other = (
+        score_numbers(truth, hard + more + random.normal(0, 0.1, len(unit)), unit)["l1"]
+        for more in (0.1, 0.0)
+    )
+
+    found = difference(one, other)
+
+    assert max(one.low, other.low) < min(one.high, other.high)
+    assert 0 < found.low < 0.1 < found.high
+    assert found.high - found.low < (one.high - one.low) / 10
+
+
+def test_intervals_of_a_difference_hold_the_truth_at_the_stated_rate() -> None:
+    held, runs = 0, 200
+    random = np.random.default_rng(8)
+    unit = np.repeat(np.arange(40), 5)
+    for _ in range(runs):
+        truth = random.integers(2, size=len(unit))
+        shared = np.repeat(random.uniform(0.5, 1, 40), 5)
+        said = [np.where(random.random(len(unit)) < shared, truth, 1 - truth) for _ in range(2)]
+        scores = [
+            score_classes(truth, np.eye(2)[of], unit, 2, resamples=200)["macro_f1"] for of in said
+        ]
+        found = difference(*scores)
+        held += found.low <= 0 <= found.high
+    assert 0.90 <= held / runs <= 0.98
+
+
+def test_numbers_of_other_draws_have_no_difference() -> None:
+    one, other = (
+        score_numbers(np.zeros(9), np.arange(9.0), np.arange(9), resamples=n)["l1"]
+        for n in (20, 30)
+    )
+    with pytest.raises(ValueError, match="20 and 30 resamples"):
+        difference(one, other)
+
+
+def test_a_difference_of_one_unit_has_no_bounds() -> None:
+    found = difference(Interval(0.8, np.nan, np.nan), Interval(0.5, np.nan, np.nan))
+    assert found.value == pytest.approx(0.3)
+    assert np.isnan([found.low, found.high]).all()
