@@ -55,18 +55,19 @@ class Truth:
         found: Flags = self.split == split
         return found
 
-    def score(self, said: Floats) -> dict[str, Interval]:
+    def score(self, said: Floats, *, ranked: bool = True) -> dict[str, Interval]:
         """Every metric with its interval.
 
         Args:
             said: of the test tiles: what each class gets (n, classes), or the values (n,).
+            ranked: whether AUC is wanted, which takes longer than all else.
         """
         test = self.of(TEST)
         truth, units = self.targets[test], self.units[test]
         given = {"resamples": self.resamples, "seed": self.seed}
         if self.task == REGRESSION:
             return score_numbers(truth, said, units, **given)
-        return score_classes(truth, said, units, self.classes, **given)
+        return score_classes(truth, said, units, self.classes, ranked=ranked, **given)
 
     def confusion(self, said: Floats) -> Matrix | None:
         """Counts of test tiles by true and predicted class; None for regression."""
@@ -171,8 +172,9 @@ def _curve(features: Rows, truth: Truth, whole: Floats) -> tuple[CurvePoint, ...
         whole: what the probe on all of them says of the test tiles.
     """
     train = np.flatnonzero(truth.of(TRAIN))
+    metric = METRICS[truth.task][0]
     # Shares nest, and of few units several shares are the same tiles: each is fitted once.
-    done = {np.ones(len(train), np.bool_).tobytes(): truth.score(whole)}
+    done = {np.ones(len(train), np.bool_).tobytes(): truth.score(whole, ranked=False)[metric]}
     points = []
     for share in SHARES:
         drawn = [_drawn(truth, train, share, draw) for draw in range(DRAWS if share < 1 else 1)]
@@ -183,8 +185,9 @@ def _curve(features: Rows, truth: Truth, whole: Floats) -> tuple[CurvePoint, ...
                 part = np.zeros(len(truth.split), np.bool_)
                 part[train[chosen]] = True
                 probe = _probe(features, truth, part)
-                done[key] = truth.score(_asked(probe, features[truth.of(TEST)]))
-            scores.append(done[key][METRICS[truth.task][0]])
+                said = _asked(probe, features[truth.of(TEST)])
+                done[key] = truth.score(said, ranked=False)[metric]
+            scores.append(done[key])
         points.append(_point(share, drawn, scores, truth.units[train]))
     return tuple(points)
 

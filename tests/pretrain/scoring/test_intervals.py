@@ -144,6 +144,13 @@ def test_the_seed_decides_and_nothing_else() -> None:
     assert score_classes(truth, probabilities, unit * 5 - 9, 2, resamples=50, seed=3) == first
 
 
+def test_without_ranks_the_rest_is_the_same() -> None:
+    truth, probabilities, unit = patients(np.random.default_rng(1))
+    whole = score_classes(truth, probabilities, unit, 2, resamples=50)
+    del whole["auc"]
+    assert score_classes(truth, probabilities, unit, 2, ranked=False, resamples=50) == whole
+
+
 def test_the_value_is_that_of_all_tiles_and_lies_inside() -> None:
     truth, probabilities, unit = patients(np.random.default_rng(2))
     found = score_classes(truth, probabilities, unit, 2)["macro_f1"]
