@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,8 +131,8 @@ class H5Folder(ZarrFolder):
         writer = self.writer(plan)
         writer.commit()
         store = FeatureStore(writer.path)
-        for group, file in self._files(plan):
-            write_h5(self.path, file, store, group, plan.entry)
+        for group, files in groupby(self._files(plan), key=itemgetter(0)):
+            write_h5(self.path, (file for _, file in files), store, group, plan.entry)
         writer.remove()
 
     def describe(self, plan: StorePlan) -> tuple[dict[str, Json], dict[str, list[int]]]:

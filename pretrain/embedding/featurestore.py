@@ -185,6 +185,8 @@ class FeatureFolder:
     path: Path
     said: Mapping[str, Json]
     """`features.json`: `encoder`, `dtype`, `manifest_sha256`, `stores`, `failed`, ..."""
+    commits: Mapping[str, str]
+    """sha256 of the commit record of each store of features, by the id of its tile store."""
 
     @property
     def encoder(self) -> Mapping[str, Json]:
@@ -194,8 +196,8 @@ class FeatureFolder:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Ids of the tile stores that there are features of, sorted."""
-        return tuple(store["id"] for store in self.said["stores"])
+        """Ids of the tile stores that there are features of, in the manifest's order."""
+        return tuple(self.commits)
 
     def open(self, name: str) -> FeatureStore:
         """The features of the tile store with that id.
@@ -203,13 +205,12 @@ class FeatureFolder:
         Raises:
             StoreError: there are none, or they are damaged or not those that were written.
         """
-        for store in self.said["stores"]:
-            if store["id"] == name:
-                opened = FeatureStore(self.path / f"{name}.zarr")
-                if opened.commit_sha256 != store["features_commit"]:
-                    raise StoreError(f"{opened.path} is not the one that {FEATURES_FILE} lists")
-                return opened
-        raise StoreError(f"{self.path} has no features of {name}: embed that store as well")
+        if name not in self.commits:
+            raise StoreError(f"{self.path} has no features of {name}: embed that store as well")
+        opened = FeatureStore(self.path / f"{name}.zarr")
+        if opened.commit_sha256 != self.commits[name]:
+            raise StoreError(f"{opened.path} is not the one that {FEATURES_FILE} lists")
+        return opened
 
 
 def open_features(folder: str | Path) -> FeatureFolder:
@@ -231,7 +232,8 @@ def open_features(folder: str | Path) -> FeatureFolder:
         raise StoreError(f"{file} is not of features of version {VERSION}")
     if said.get("layout") != "zarr":
         raise StoreError(f"{path} holds HDF5 files: read them with h5py, or embed as --format zarr")
-    return FeatureFolder(path, said)
+    commits = {store["id"]: store["features_commit"] for store in said["stores"]}
+    return FeatureFolder(path, said, commits)
 
 
 def load_features(

@@ -12,7 +12,7 @@ import errno
 import os
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,6 +30,8 @@ from pretrain.embedding.featurestore import Features, FeatureStore, chunk_rows
 from pretrain.embedding.wanted import Wanted
 
 SUFFIX = ".h5"
+_FURTHER = ("source", "label")
+"""Columns that files have where the store has them."""
 _UM_PX_AT_1X = 10.0
 """µm per pixel times magnification: 0.5 is 20x, 0.25 is 40x."""
 _NOMINAL = (1.25, 2.5, 5, 10, 20, 40, 80)
@@ -69,10 +71,13 @@ def h5_files(plan: StorePlan, part: Wanted, group: TileGroup, prefix: str) -> tu
     if not sources or np.bincount(group.column("source")).max(initial=0) < 2:
         return (whole,)
     source = group.column("source")[part.indices]
-    listed = {int(number): str(sources[number]["name"]) for number in np.unique(source)}
+    order = np.argsort(source, kind="stable")
+    numbers, starts = np.unique(source[order], return_index=True)
+    listed = {number: str(sources[number]["name"]) for number in numbers.tolist()}
+    named = _picture_names(listed, plan.id).values()
     return tuple(
-        H5File(f"{prefix}{plan.id}/{name}{SUFFIX}", np.flatnonzero(source == number), title)
-        for number, (name, title) in _picture_names(listed, plan.id).items()
+        H5File(f"{prefix}{plan.id}/{name}{SUFFIX}", own, title)
+        for (name, title), own in zip(named, np.split(order, starts[1:]), strict=True)
     )
 
 
@@ -92,37 +97,41 @@ def _picture_names(listed: Mapping[int, str], where: str) -> dict[int, tuple[str
 
 
 def write_h5(
-    folder: Path, file: H5File, store: FeatureStore, group: str, entry: StoreEntry
+    folder: Path, files: Iterable[H5File], store: FeatureStore, group: str, entry: StoreEntry
 ) -> None:
-    """Write one file, whole or not at all.
+    """Write the files of one resolution, each whole or not at all.
 
     Args:
-        store: the features of the whole tile store, which has `x` and `y`.
+        store: the features of the whole tile store, which has `x` and `y`. They are read once: a
+            packed store may have a file for each of ten thousand pictures.
 
     Raises:
         StoreError: the features are damaged.
         OSError: the disk is full, ...; an older file is then untouched.
     """
-    features = store.read(group)[file.rows]
+    features = store.read(group)
     is_damaged = np.isnan(features).all(axis=1)
-    kept = file.rows[~is_damaged]
-    index = store.column(group, "index")
-    arrays = {
-        "features": features[~is_damaged],
-        "coords": np.stack([store.column(group, n)[kept] for n in ("x", "y")], axis=1),
-        "index": index[kept],
-        "damaged": index[file.rows[is_damaged]],
-    }
-    for name in ("source", "label"):
-        if store.has_column(group, name):
-            arrays[name] = store.column(group, name)[kept]
-    attributes = {
-        "features": {"name": file.title, "encoder": store.attributes["spec"]["encoder"]["sha256"]},
-        "coords": _coords_attributes(file.title, store.group_attributes(group), entry),
-    }
-    path = folder / file.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, arrays, attributes, store.attributes["uuid"])
+    index, x, y = (store.column(group, name) for name in ("index", "x", "y"))
+    coords = np.stack([x, y], axis=1)
+    further = {n: store.column(group, n) for n in _FURTHER if store.has_column(group, n)}
+    encoder = store.attributes["spec"]["encoder"]["sha256"]
+    said = store.group_attributes(group)
+    for file in files:
+        kept = file.rows[~is_damaged[file.rows]]
+        arrays = {
+            "features": features[kept],
+            "coords": coords[kept],
+            "index": index[kept],
+            "damaged": index[file.rows[is_damaged[file.rows]]],
+            **{name: values[kept] for name, values in further.items()},
+        }
+        attributes = {
+            "features": {"name": file.title, "encoder": encoder},
+            "coords": _coords_attributes(file.title, said, entry),
+        }
+        path = folder / file.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, arrays, attributes, store.attributes["uuid"])
 
 
 def read_identity(path: Path) -> tuple[str, list[int]] | None:

@@ -15,7 +15,11 @@ torch = pytest.importorskip("torch")
 h5py = pytest.importorskip("h5py")
 
 from pretrain.embedding.embed import embed  # noqa: E402
-from pretrain.embedding.featurestore import open_features  # noqa: E402
+from pretrain.embedding.featurestore import (  # noqa: E402
+    Features,
+    FeatureStore,
+    open_features,
+)
 from pretrain.embedding.h5 import magnification  # noqa: E402
 from pretrain.embedding.settings import EmbedSettings  # noqa: E402
 from pretrain.errors import ConfigError  # noqa: E402
@@ -125,6 +129,24 @@ def test_each_picture_of_several_tiles_is_a_file_of_its_own(tmp_path: Path) -> N
             assert file["index"][:].tolist() == indices
             assert set(file["coords"].attrs) & {"level0_width", "level0_height"} == set()
     assert embed(RANDOM, manifest, tmp_path / "f", H5).embedded == 0
+
+
+def test_features_are_read_once_for_all_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = [n // 2 for n in range(12)]
+    manifest = packed(tmp_path, source, [f"{n}.png" for n in range(6)])
+    read, asked = FeatureStore.read, []
+
+    def counted(store: FeatureStore, group: str) -> Features:
+        asked.append(group)
+        return read(store, group)
+
+    monkeypatch.setattr(FeatureStore, "read", counted)
+    embed(RANDOM, manifest, tmp_path / "f", H5)
+
+    assert asked == ["0.5"]
+    assert len(list((tmp_path / "f/p").glob("*.h5"))) == 6
 
 
 def test_pictures_of_one_tile_each_share_a_file(tmp_path: Path) -> None:
