@@ -87,7 +87,7 @@ def test_a_few_tiles_stand_as_their_principal_components_do() -> None:
         assert abs(np.corrcoef(layout.points[:, axis], expected[:, axis])[0, 1]) > 1 - 1e-6
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(
     arrays(
         np.float32,

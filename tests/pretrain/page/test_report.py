@@ -405,8 +405,8 @@ def test_a_page_of_five_encoders_and_noise_has_a_bounded_size(
 ) -> None:
     monkeypatch.setattr("pretrain.page.report.lay_out", _anywhere)
     random = np.random.default_rng(0)
-    small = extras(encoders=6, tiles=1500)
-    noise = random.integers(0, 256, (1500, 96, 96, 3)).astype(np.uint8)
+    small = extras(encoders=6, tiles=400)
+    noise = random.integers(0, 256, (400, 96, 96, 3), dtype=np.uint8)
     found = evaluation(names=tuple(f"{i}.safetensors" for i in range(5)))
     assert len(page_html(found, replace(small, thumbnails=noise))) < 6_000_000
 

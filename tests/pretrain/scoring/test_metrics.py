@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("sklearn")
@@ -33,6 +33,7 @@ from pretrain.scoring.metrics import (
 SEEDS = st.integers(0, 2**32 - 1)
 
 
+@settings(max_examples=40)
 @given(seed=SEEDS, rows=st.integers(1, 40), classes=st.integers(1, 6), used=st.integers(1, 6))
 def test_metrics_of_classes_are_those_of_scikit_learn(
     seed: int, rows: int, classes: int, used: int
@@ -68,6 +69,7 @@ def test_dice_and_iou_of_a_class_are_overlaps_of_sets(seed: int, rows: int, clas
         assert iou_by_class(matrix)[c] == pytest.approx(share, nan_ok=True)
 
 
+@settings(max_examples=40)
 @given(seed=SEEDS, rows=st.integers(2, 40), classes=st.integers(2, 5), levels=st.integers(2, 50))
 def test_auc_is_the_mean_of_scikit_learns_over_classes_that_have_both(
     seed: int, rows: int, classes: int, levels: int

@@ -78,14 +78,14 @@ def score(found: EncoderResult, metric: str = "dice") -> float:
 def test_a_decoder_finds_discs_and_the_baseline_is_the_last(
     few: MaskedTiles, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segment, "STEPS", 150)
+    monkeypatch.setattr(segment, "STEPS", 80)
     told: list[str] = []
     seeing = replace(encoder, model=nn.Sequential(nn.AvgPool2d(4), nn.AvgPool2d(2), nn.Flatten()))
     network, baseline = evaluate_masks([seeing], few, SETTINGS, tell=told.append)
     assert score(network) > 0.85
     assert score(baseline) > 0.95
     assert (network.kind, baseline.kind) == ("encoder", "baseline")
-    assert told == ["random:test_resnet: 150 steps of a decoder", "colour of pixels"]
+    assert told == ["random:test_resnet: 80 steps of a decoder", "colour of pixels"]
     for found in (network, baseline):
         (counts,) = found.confusion.values()
         assert np.sum(counts) == 6 * SIZE * SIZE
