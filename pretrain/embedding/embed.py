@@ -20,9 +20,10 @@ import numpy.typing as npt
 
 from manifests import Manifest, StoreError, load_manifest
 from manifests.errors import EXIT_DONE, EXIT_NONE_SUCCEEDED, EXIT_SOME_FAILED
-from manifests.files import Json, file_digest
+from manifests.files import Json
 from manifests.store import open_store
 from pretrain.device import pick_device
+from pretrain.digest import manifest_digest
 from pretrain.embedding.encoders import Encoder, check_mpp, open_encoder
 from pretrain.embedding.featurefolder import (
     H5Folder,
@@ -142,7 +143,7 @@ def embed(
     settings = settings or EmbedSettings()
     watcher = watcher or Silent()
     device = pick_device(settings.device)
-    loaded = load_manifest(manifest)
+    loaded, digest = load_manifest(manifest), manifest_digest(manifest)
     opened = open_encoder(encoder, size=settings.image_size, seed=settings.seed)
     spec = features_spec(opened, settings)
     plans, failed = plan_stores(loaded, spec, split=settings.split, mpp=settings.mpp)
@@ -163,7 +164,6 @@ def embed(
         job.work()
         if all(plan.id in failed for plan in folder.plans):
             return job.result({})
-        digest = _manifest_digest(Path(manifest))
         return job.result(close_folder(folder, {**said, "manifest_sha256": digest}, failed))
 
 
@@ -352,10 +352,6 @@ def _first_gone(manifest: Manifest, chunks: Sequence[Chunk]) -> StorePlan | None
             except StoreError:
                 return chunk.plan
     return None
-
-
-def _manifest_digest(manifest: Path) -> str:
-    return file_digest(manifest / "manifest.json" if manifest.is_dir() else manifest)
 
 
 __all__ = ["EmbedResult", "Silent", "Watcher", "embed"]

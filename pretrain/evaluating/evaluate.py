@@ -14,9 +14,8 @@ import numpy as np
 
 from manifests import load_manifest
 from manifests.console import Display
-from manifests.errors import ManifestError
-from manifests.files import sha256
 from pretrain.device import pick_device
+from pretrain.digest import manifest_digest
 from pretrain.embedding.encoders import Encoder, check_mpp, named_apart, open_encoder
 from pretrain.embedding.wanted import wanted_tiles
 from pretrain.evaluating.judge import Judged, Work, judge_labels
@@ -68,8 +67,10 @@ def evaluate_fully(
     tell = tell or Display("tiles", quiet=True)
     device = pick_device(settings.device)
     opened = _open_all(encoders, settings)
-    loaded = load_manifest(manifest)
-    split = None if settings.split is None else load_manifest(settings.split)
+    loaded, digest = load_manifest(manifest), manifest_digest(manifest)
+    split, split_digest = None, None
+    if settings.split is not None:
+        split, split_digest = load_manifest(settings.split), manifest_digest(settings.split)
     mpps = {part.mpp for part in wanted_tiles(loaded, mpp=settings.mpp)}
     if len(mpps) == 1:
         # What cannot be right is told before the long search for leaks.
@@ -98,11 +99,11 @@ def evaluate_fully(
             task=settings.task,
             label=settings.label,
             classes=judged.classes,
-            manifest_sha256=_manifest_digest(manifest),
+            manifest_sha256=digest,
             image_size=settings.image_size,
             seed=settings.seed,
             resamples=settings.resamples,
-            split=_split_note(labelled, judged, settings.split),
+            split=_split_note(labelled, judged, split_digest),
             encoders=with_gains(judged.results, settings.task),
         ),
         judged.extras,
@@ -127,17 +128,7 @@ def _open_all(names: Sequence[str], settings: EvaluateSettings) -> list[Encoder]
     return opened
 
 
-def _manifest_digest(manifest: str | Path) -> str:
-    """sha256 of a manifest's file, 64 hexadecimal digits."""
-    path = Path(manifest)
-    file = path / "manifest.json" if path.is_dir() else path
-    try:
-        return sha256(file.read_bytes())
-    except OSError as error:
-        raise ManifestError(f"{file} cannot be read ({error.strerror})") from error
-
-
-def _split_note(labelled: Labelled, judged: Judged, split: str | None) -> SplitNote:
+def _split_note(labelled: Labelled, judged: Judged, digest: str | None) -> SplitNote:
     """What a result says of its split."""
     good = judged.good
     members = [good & (labelled.split == number) for number in range(len(SPLITS))]
@@ -149,7 +140,7 @@ def _split_note(labelled: Labelled, judged: Judged, split: str | None) -> SplitN
             name: len(np.unique(labelled.units[of]))
             for name, of in zip(SPLITS, members, strict=True)
         },
-        manifest_sha256=None if split is None else _manifest_digest(split),
+        manifest_sha256=digest,
         near=labelled.near,
         val_from_train=labelled.val_from_train,
         left_out={

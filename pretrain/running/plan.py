@@ -5,17 +5,17 @@ A batch is B tiles over all ranks together; an epoch is as many whole batches as
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from manifests import Manifest, ManifestError, load_manifest
+from manifests import Manifest, load_manifest
 from manifests.files import Json, canonical_json, sha256
 from pretrain.config import BATCH_SIZE, IMAGE_SIZE_PX, TrainConfig
 from pretrain.device import pick_device
+from pretrain.digest import manifest_digest
 from pretrain.errors import ConfigError
 from pretrain.loading.loader import TileLoader
 from pretrain.mixing.mix import Mix, pick_split, resolve_mix
@@ -107,7 +107,7 @@ def make_plan(config: TrainConfig, manifest: str | Path, out: str | Path, world:
         config=replace(config, batch_size=batch_size, image_size=image_size),
         manifest=loaded,
         mix=mix,
-        manifest_sha256=_sha256(Path(manifest)),
+        manifest_sha256=manifest_digest(manifest),
         batch_size=batch_size,
         image_size=image_size,
         steps_per_epoch=steps_per_epoch,
@@ -158,11 +158,3 @@ def _image_size(config: TrainConfig, mix: Mix) -> int:
             "give a smaller --image-size"
         )
     return size
-
-
-def _sha256(manifest: Path) -> str:
-    file = manifest / "manifest.json" if manifest.is_dir() else manifest
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ManifestError(f"{file} cannot be read ({error.strerror})") from error
