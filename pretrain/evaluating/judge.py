@@ -103,7 +103,9 @@ def _truth(work: Work, good: Flags) -> Truth:
 
 def _of_encoder(work: Work, seen: FirstLook, truth: Truth, encoder: Encoder) -> _Found:
     started = time.perf_counter()
-    features = _embedded(work, encoder)[seen.good]
+    features = _embedded(work, encoder)
+    if not seen.good.all():  # to take all of them would be to copy all
+        features = features[seen.good]
     seconds = {"embed": time.perf_counter() - started}
     if not np.isfinite(features).all():
         raise CheckpointError(

@@ -139,18 +139,13 @@ def label_tiles(
     )
 
 
-def field_values(manifest: Manifest, parts: Sequence[Wanted], name: str) -> tuple[str | None, ...]:
-    """What a field, a column of the slides table or `label` says of each row, (N,).
+def checked_values(rows: Rows, name: str) -> Values:
+    """What a field says of each row.
 
     Raises:
         ConfigError: it says nothing of any row; with what there is.
         StoreError: a packed store is missing or damaged; others are not opened.
     """
-    return checked_values(Rows(manifest, parts), name).texts()
-
-
-def checked_values(rows: Rows, name: str) -> Values:
-    """What a field says of each row, unless it says nothing of any."""
     values = rows.values(name)
     if not values.names:
         known = rows.known_names()
@@ -224,4 +219,4 @@ def _check_one_resolution(rows: Rows) -> None:
         )
 
 
-__all__ = ["SPLITS", "Labelled", "checked_values", "field_values", "label_tiles"]
+__all__ = ["SPLITS", "Labelled", "checked_values", "label_tiles"]

@@ -36,11 +36,6 @@ class Values:
         """Where something is said, (N,)."""
         return self.codes >= 0
 
-    def texts(self) -> tuple[str | None, ...]:
-        """The values, written out."""
-        names = np.array([*self.names, None], dtype=object)
-        return tuple(names[self.codes].tolist())
-
 
 class Rows:
     """The tiles of some parts. Stores that were opened, and what was read of them, are kept."""

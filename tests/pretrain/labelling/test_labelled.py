@@ -20,7 +20,8 @@ from manifests.splits.units import SplitError
 from manifests.tileset import TileSet
 from pretrain.embedding.wanted import wanted_tiles
 from pretrain.errors import ConfigError
-from pretrain.labelling.labelled import Labelled, field_values, label_tiles
+from pretrain.labelling.labelled import Labelled, checked_values, label_tiles
+from pretrain.labelling.rows import Rows
 from tests.manifests.make import tile_pixels
 from tests.pretrain.evaluating.make import CLASSES, SPLIT_OF_UNIT, labelled_set, splits_of
 from tests.pretrain.make import make_slide
@@ -433,21 +434,26 @@ def test_what_has_no_label_or_set_does_not_leak(tmp_path: Path) -> None:
     assert found.left_out == {"without a label": 1, "in no split": 1}
 
 
+def texts(made: Manifest, name: str) -> list[str | None]:
+    """What a field says of each tile."""
+    found = checked_values(Rows(made, wanted_tiles(made)), name)
+    return [found.names[code] if code >= 0 else None for code in found.codes.tolist()]
+
+
 def test_fields_of_pictures_come_before_those_of_their_store(tmp_path: Path) -> None:
     made = pictures(tmp_path, "abcd", "tttt", "aa.b", values={"organ": ["lung", "", "skin", ""]})
-    parts = wanted_tiles(made)
-    assert field_values(made, parts, "organ") == ("lung", "colon", "skin", "colon")
-    assert field_values(made, parts, "label") == ("a", "a", None, "b")
-    assert field_values(made, parts, "source") == tuple(f"picture-{n}.png" for n in range(4))
-    assert field_values(made, parts, "id") == ("own",) * 4
+    assert texts(made, "organ") == ["lung", "colon", "skin", "colon"]
+    assert texts(made, "label") == ["a", "a", None, "b"]
+    assert texts(made, "source") == [f"picture-{n}.png" for n in range(4)]
+    assert texts(made, "id") == ["own"] * 4
     with pytest.raises(ConfigError, match="no tile has a 'scaner'"):
-        field_values(made, parts, "scaner")
+        texts(made, "scaner")
 
 
 def test_slides_are_not_opened_for_what_the_manifest_says(tmp_path: Path) -> None:
     entry = make_slide(tmp_path, "gone", {"0.5": tile_pixels(3)})
     made = Manifest((replace(entry, path="elsewhere.zarr"),), tmp_path)
-    assert field_values(made, wanted_tiles(made), "organ") == ("colon",) * 3
+    assert texts(made, "organ") == ["colon"] * 3
 
 
 def test_the_set_is_frozen(given: Manifest) -> None:
