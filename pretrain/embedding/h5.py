@@ -110,7 +110,7 @@ def write_h5(
         OSError: the disk is full, ...; an older file is then untouched.
     """
     features = store.read(group)
-    is_damaged = np.isnan(features).all(axis=1)
+    is_damaged = np.asarray(np.isnan(features).all(axis=1), dtype=np.bool_)
     index, x, y = (store.column(group, name) for name in ("index", "x", "y"))
     coords = np.stack([x, y], axis=1)
     further = {n: store.column(group, n) for n in _FURTHER if store.has_column(group, n)}

@@ -80,7 +80,7 @@ def test_intervals_of_classes_are_those_of_a_loop(seed: int, units: int, block: 
     given = {"resamples": 30, "seed": seed}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_BLOCK", block)
-        found = score_classes(truth, shares, unit, 3, **given)
+        found = score_classes(truth, shares, unit, 3, ranked=True, **given)
     said = shares.argmax(axis=1)
     loops = {
         "macro_f1": bootstrap(lambda rows: macro_f1(truth[rows], said[rows], 3), unit, **given),
