@@ -134,6 +134,8 @@ def _measure(
     words = ["--label", labelled.label, "--task", labelled.task, "--by", labelled.by]
     words += ["--classes", labelled.classes] if labelled.classes else []
     words += ["--split", labelled.split.format(seed), "--leaks", "drop", "--no-curve"]
+    # Training brought all tiles to one size, so it saw those of LC25000 at other µm per pixel.
+    words += ["--any-mpp"]
     words += ["--image-size", str(size), "--seed", str(seed), "-o", f"{FOLDER}/{name}"]
     manifest = labelled.manifest.format(seed)
     command = ["histopretrain", "evaluate", *encoders, manifest, *words]
