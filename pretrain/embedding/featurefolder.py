@@ -173,7 +173,7 @@ def check_folder(folder: ZarrFolder, said: Mapping[str, Json], failed: Collectio
     if not out.is_dir():
         raise ConfigError(f"{out} is a file; give --out a folder that is new or holds features")
     found = {path.name for path in out.iterdir() if not path.match(".*.tmp")} - {".lock"}
-    if not found:
+    if not found - {SPEC_FILE}:  # empty, or stopped before there was anything to keep
         return
     before = _said(out)
     if before is None:

@@ -70,7 +70,8 @@ def first_look(labelled: Labelled, settings: EvaluateSettings, tell: Display) ->
         tell.update("colours", end, count)
     kept = good[chosen]
     if damaged := int((~good).sum()):
-        tell.say(f"Note: {damaged} damaged tiles count for no encoder")
+        what = "1 damaged tile counts" if damaged == 1 else f"{damaged:,} damaged tiles count"
+        tell.say(f"Note: {what} for no encoder")
     names = list(_names(labelled))
     return FirstLook(
         good=good,

@@ -29,6 +29,8 @@ def check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file: give -o a folder")
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{folder} lies below a file, {there.name}: give -o another folder")
     if not os.access(there, os.W_OK):
         raise ConfigError(f"{there} cannot be written to: give -o another folder")
     taken = [name for name in (JSON_FILE, PAGE_FILE) if (folder / name).exists()]

@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests import Manifest
+from manifests.checks import short
 from manifests.console import Display
 from pretrain.embedding.encoders import Encoder
 from pretrain.embedding.stream import stream_features
 from pretrain.errors import CheckpointError, ConfigError
 from pretrain.evaluating.finetune import TileRows, finetune
 from pretrain.evaluating.firstlook import FirstLook, first_look
-from pretrain.evaluating.protocol import TEST, Flags, Rows, Scored, Truth, score_features
+from pretrain.evaluating.protocol import TEST, TRAIN, Flags, Rows, Scored, Truth, score_features
 from pretrain.labelling.labelled import SPLITS, Labelled
 from pretrain.page.report import Extras
 from pretrain.results.result import HISTOGRAM, METRICS, EncoderResult
@@ -67,7 +68,7 @@ def judge_labels(work: Work, encoders: Sequence[Encoder]) -> Judged:
     """Put encoders and the colour histogram to the test on classes or numbers.
 
     Raises:
-        ConfigError: no tile of a split can be read.
+        ConfigError: no tile of a split, or of a class in train or test, can be read.
         CheckpointError: an encoder gives features that are no numbers.
         StoreError: a store is gone.
     """
@@ -90,6 +91,14 @@ def _truth(work: Work, good: Flags) -> Truth:
     for number, name in enumerate(SPLITS):
         if not (good & (labelled.split == number)).any():
             raise ConfigError(f"all tiles of the split {name} are damaged: cut them again")
+    for number, name in enumerate(labelled.classes):
+        for split in (TRAIN, TEST):
+            mine = (labelled.targets == number) & (labelled.split == split)
+            if not (good & mine).any():
+                raise ConfigError(
+                    f"all {int(mine.sum()):,} tiles of the class {short(name)} in {SPLITS[split]} "
+                    "are damaged: cut them again, or leave the class out by --classes"
+                )
     return Truth(
         task=labelled.task,
         classes=len(labelled.classes),

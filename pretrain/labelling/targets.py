@@ -6,7 +6,7 @@ Rows are those of `Rows`; there are N.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,14 @@ import numpy.typing as npt
 from manifests.checks import short
 from pretrain.errors import ConfigError
 from pretrain.labelling.leaking import Leaks
-from pretrain.labelling.rows import Integers, Rows, Values
+from pretrain.labelling.rows import Flags, Integers, Rows, Values
 from pretrain.labelling.setrows import SPLITS, TEST, TRAIN
 from pretrain.labelling.unitrows import UnitRows
 from pretrain.results.settings import REGRESSION, SEGMENTATION
 
 _MOST_NAMED = 20
+_LARGEST = 1e100
+"""Of numbers to predict: squares of larger ones are no numbers any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,26 +99,47 @@ def _check_classes(
             f"all {len(sets):,} labelled tiles are of one class, {short(names[0])}: there is "
             "nothing to tell apart"
         )
-    for number, name in enumerate(names):
-        mine = targets.numbers == number
-        hint = _leave_out(name, names)
-        own = np.unique(units.numbers[mine])
-        if len(own) == 1:
-            raise ConfigError(
-                f"the class {short(name)} has one {by} only, {short(units.names[own[0]])}: it "
-                f"cannot be learned from one and tested on another{f'; {hint}' if hint else ''}"
-            )
-        for which in (TRAIN, TEST):
-            if not (sets[mine] == which).any():
-                raise ConfigError(
-                    f"the class {short(name)} has no tile in {SPLITS[which]}{gone}; split anew, "
-                    f"with --stratify and --exact{f', or {hint}' if hint else ''}"
-                )
+    lacks = {
+        name: lack
+        for number, name in enumerate(names)
+        if (lack := _lacking(targets.numbers == number, sets, units))
+    }
+    if not lacks:
+        return
+    name, (lack, unit) = next(iter(lacks.items()))
+    hint = _leave_out(lacks, names)
+    if unit:
+        raise ConfigError(
+            f"the class {short(name)} has one {by} only, {short(unit)}: it cannot be learned from "
+            f"one and tested on another{f'; {hint}' if hint else ''}"
+        )
+    raise ConfigError(
+        f"the class {short(name)} has no tile in {lack}{gone}; split anew, with --stratify and "
+        f"--exact{f', or {hint}' if hint else ''}"
+    )
 
 
-def _leave_out(name: str, names: Sequence[str]) -> str:
-    others = [other for other in names if other != name]
-    return f"leave it out with --classes {','.join(others)}" if len(others) > 1 else ""
+def _lacking(
+    mine: Flags, sets: npt.NDArray[np.int8], units: UnitRows
+) -> tuple[str, str | None] | None:
+    """What a class of some rows, (N,), lacks: the set, or another unit than its only one."""
+    own = np.unique(units.numbers[mine])
+    if len(own) == 1:
+        return "", units.names[own[0]]
+    return next(
+        ((SPLITS[which], None) for which in (TRAIN, TEST) if not (sets[mine] == which).any()), None
+    )
+
+
+def _leave_out(lacks: Collection[str], names: Sequence[str]) -> str:
+    """How to do without the classes that lack something; empty if there is no way."""
+    others = [other for other in names if other not in lacks]
+    if len(others) < 2:
+        return ""
+    what = "it" if len(lacks) == 1 else f"it and {len(lacks) - 1:,} more that lack something"
+    if len(others) > _MOST_NAMED:
+        return f"leave {what} out by naming the {len(others):,} others with --classes"
+    return f"leave {what} out with --classes {','.join(others)}"
 
 
 def listed(names: Sequence[str]) -> str:
@@ -136,13 +159,15 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 def _numbers(rows: Rows, values: Values) -> npt.NDArray[np.float64]:
     found = [_number(name) for name in values.names]
-    bad = [code for code, number in enumerate(found) if number is None]
-    for code in bad:
+    for code, number in enumerate(found):
+        if number is not None and abs(number) <= _LARGEST:
+            continue
         where = np.flatnonzero(values.codes == code)
         if len(where):
+            why = "no finite number" if number is None else "too large to be scored"
             raise ConfigError(
-                f"{rows.name_of(int(where[0]))} says {short(values.names[code])}, which is no "
-                "finite number: --task regression needs one of every tile"
+                f"{rows.name_of(int(where[0]))} says {short(values.names[code])}, which is {why}: "
+                "--task regression needs a number of every tile"
             )
     return np.array(found, dtype=np.float64)[values.codes]
 

@@ -82,6 +82,9 @@ class EvaluateSettings:
         needs_masks = self.task == SEGMENTATION
         if needs_masks:
             check(self.masks is not None, "--task segmentation needs --masks FOLDER")
+            check(self.label is None, "--label is not for --task segmentation: masks say it all")
+            fixed = "--finetune is not for --task segmentation: its encoders stay frozen"
+            check(not self.finetune, fixed)
         else:
             check(self.label is not None, f"--task {self.task} needs --label NAME")
             check(self.masks is None, "--masks is for --task segmentation alone")

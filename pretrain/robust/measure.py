@@ -139,6 +139,12 @@ class _Scorer:
             known.units,
         )
         check_crossing(known, settings, possible)
+        most = int(possible.all[possible.crossing].min())
+        if settings.k is not None and settings.k > most:
+            raise ConfigError(
+                f"--k {settings.k} is more than the {most:,} tiles of other units that a tile has "
+                f"here; give at most {most}"
+            )
         return cls(known, settings, possible, candidates_within(possible))
 
     @property

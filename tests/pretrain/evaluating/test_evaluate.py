@@ -24,8 +24,8 @@ from pretrain.embedding.encoders import open_encoder  # noqa: E402
 from pretrain.embedding.stream import all_features, stream_tiles  # noqa: E402
 from pretrain.errors import CheckpointError, ConfigError  # noqa: E402
 from pretrain.evaluating.evaluate import Evaluated, evaluate, evaluate_fully  # noqa: E402
-from pretrain.evaluating.protocol import TEST, Truth, score_features  # noqa: E402
-from pretrain.labelling.labelled import label_tiles  # noqa: E402
+from pretrain.evaluating.protocol import TEST, TRAIN, Truth, score_features  # noqa: E402
+from pretrain.labelling.labelled import SPLITS, label_tiles  # noqa: E402
 from pretrain.network.encoder import save_encoder  # noqa: E402
 from pretrain.network.model import build_encoder  # noqa: E402
 from pretrain.results.settings import EvaluateSettings  # noqa: E402
@@ -200,4 +200,15 @@ def test_a_split_whose_tiles_are_all_damaged_is_told(tmp_path: Path) -> None:
         damage_tile(tmp_path / "pictures.zarr", "0.5", index)
 
     with pytest.raises(ConfigError, match="all tiles of the split test are damaged"):
+        evaluate([TINY], manifest, settings())
+
+
+@pytest.mark.parametrize("which", [TRAIN, TEST])
+def test_a_class_whose_tiles_are_all_damaged_is_told(which: int, tmp_path: Path) -> None:
+    manifest = labelled_set(tmp_path, classes=2, units=3, tiles=1)
+    labelled = label_tiles(load_manifest(manifest), "label", near=False)
+    gone = (labelled.split == which) & (labelled.targets == 1)
+    for index in labelled.parts[0].indices[gone].tolist():
+        damage_tile(tmp_path / "pictures.zarr", "0.5", index)
+    with pytest.raises(ConfigError, match=rf"class 'mucus' in {SPLITS[which]} are damaged"):
         evaluate([TINY], manifest, settings())

@@ -39,3 +39,5 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(ConfigError, match="is a file: give -o a folder"):
         check_folder(tmp_path / "out")
+    with pytest.raises(ConfigError, match="lies below a file, out: give -o another"):
+        check_folder(tmp_path / "out" / "deep" / "er")

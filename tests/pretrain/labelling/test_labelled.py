@@ -317,6 +317,13 @@ def test_no_finite_number_is_told_by_its_tile(tmp_path: Path) -> None:
         label_tiles(made, "score", task="regression")
 
 
+def test_numbers_whose_squares_are_none_are_refused(tmp_path: Path) -> None:
+    values = {"score": ["1", "2", "3", "4", "5", "-6e200"]}
+    made = pictures(tmp_path, "abcdef", "tttvss", "......", values=values)
+    with pytest.raises(ConfigError, match=r"tile 5 of .* says '-6e200', which is too large"):
+        label_tiles(made, "score", task="regression")
+
+
 def test_tiles_without_a_label_are_refused_or_left_out(tmp_path: Path) -> None:
     made = pictures(tmp_path, "abcdefghi", "ttttvsst.", "ab.babab.")
     with pytest.raises(
@@ -362,6 +369,16 @@ def test_a_class_of_one_unit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError,
         match=r"the class 'k' has one group only, 'e': .*; leave it out with --classes a,b",
+    ):
+        label_tiles(made, "label")
+
+
+def test_of_many_classes_that_are_no_use_all_are_left_out_at_once(tmp_path: Path) -> None:
+    made = pictures(tmp_path, "aabbccddeefghi", "ttttvvssssttss", "ababababkkllmm")
+    with pytest.raises(
+        ConfigError,
+        match=r"'k' has one group only, .* leave it and 2 more that lack something out with "
+        r"--classes a,b$",
     ):
         label_tiles(made, "label")
 

@@ -194,6 +194,8 @@ def test_the_sentences_say_what_makes_scores_doubtful() -> None:
         ({}, "--task classification needs --label NAME"),
         ({"label": "x", "task": "ranking"}, "task must be one of"),
         ({"task": SEGMENTATION}, "--task segmentation needs --masks FOLDER"),
+        ({"task": SEGMENTATION, "masks": "m", "label": "x"}, "--label is not for --task"),
+        ({"task": SEGMENTATION, "masks": "m", "finetune": True}, "--finetune is not for --task"),
         ({"label": "x", "masks": "m"}, "--masks is for --task segmentation alone"),
         ({"label": "x", "task": REGRESSION, "classes": ("a",)}, "numbers have no classes"),
         ({"label": "x", "task": REGRESSION, "classes": ("a", "a")}, "numbers have no classes"),

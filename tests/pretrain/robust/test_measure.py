@@ -165,6 +165,13 @@ def test_wrong_input_is_told_in_one_sentence(tmp_path: Path) -> None:
         assert result.stderr.count("\n") == 1
 
 
+def test_no_more_neighbours_than_there_are(tmp_path: Path) -> None:
+    path = crossed_set(tmp_path)  # of 48 tiles, 4 of each patient
+    assert measured(path, k=44).k == 44
+    with pytest.raises(ConfigError, match="--k 45 is more than the 44 tiles of other units"):
+        measured(path, k=45)
+
+
 def test_pairs_that_do_not_cross_have_no_index(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"do not cross.*'fat' \+ 'A', 'stroma' \+ 'B'"):
         measured(crossed_set(tmp_path, pairs=((0, 0), (1, 1))))
