@@ -115,6 +115,7 @@ def groups_of(bench: Bench, manifest: str, split: str | None = None) -> set[str]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_study_goes_from_pictures_to_tables_and_goes_on_where_it_was(bench: Bench) -> None:
     experiment = plan.Experiment(
         "views",
