@@ -113,21 +113,6 @@ def vote(numbers: Integers, similarity: Floats, labels: Integers, classes: int) 
     return np.where(shares.any(axis=1), shares.argmax(axis=1), -1)
 
 
-def knn_scores(queries: Array, bank: Array, bank_labels: Integers, classes: int, k: int) -> Floats:
-    """The share of the votes of its K nearest that each class has, (Q, C); see `ballots`.
-
-    For several K, call `nearest` once with the largest and `ballots` with its first columns.
-
-    Args:
-        queries: (Q, F).
-        bank: (N, F).
-        bank_labels: (N,), 0 to `classes` - 1.
-        classes: C.
-        k: K.
-    """
-    return ballots(*nearest(queries, bank, k), bank_labels, classes)
-
-
 def _finite(features: Array) -> tuple[Floats, Flags]:
     """Features scaled to length 1, and which rows are not finite: those are zeros."""
     lost: Flags = np.logical_not(np.isfinite(features).all(axis=1))

@@ -16,7 +16,6 @@ from pretrain.scoring.neighbours import (
     Floats,
     Integers,
     ballots,
-    knn_scores,
     nearest,
     vote,
 )
@@ -141,4 +140,4 @@ def test_shares_of_votes_are_those_of_the_loop(seed: int, k: int, classes: int) 
                 cosine /= np.linalg.norm(queries[i]) * np.linalg.norm(bank[j])
                 votes[i, labels[j]] += math.exp(cosine / VOTE_TEMPERATURE)
     expected = votes / votes.sum(axis=1, keepdims=True)
-    assert knn_scores(queries, bank, labels, classes, k) == pytest.approx(expected)
+    assert ballots(*nearest(queries, bank, k), labels, classes) == pytest.approx(expected)
