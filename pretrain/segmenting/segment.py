@@ -73,7 +73,8 @@ def evaluate_masks(
     On a CPU, the same seed gives the same result, to the bit.
 
     Raises:
-        ConfigError: a split has no tile with a mask, or an encoder has no maps.
+        ConfigError: a split has no tile with a mask, val or test no pixel of a class, or an encoder
+            no maps.
         StoreError: a store is gone. A damaged tile is left out.
     """
     for split, name in enumerate(("train", "val", "test")):
@@ -147,6 +148,8 @@ def _tested(
     matrices = confusions(
         reader, tiles.rows(TEST), len(tiles.masks.classes), predict, settings.batch_size
     )
+    if not len(matrices):
+        raise _nothing_known("test")
     scores = score_masks(matrices, resamples=settings.resamples, seed=settings.seed)
     return scores, tuple(tuple(row) for row in matrices.sum(axis=0).tolist())
 
@@ -284,4 +287,13 @@ def _dice(frozen: _Frozen, decoder: Decoder, rows: Integers, tiles: MaskedTiles)
         known = true < classes
         cells = true[known].astype(np.int64) * classes + said[known]
         counts += np.bincount(cells, minlength=len(counts))
+    if not counts.any():
+        raise _nothing_known("val")
     return float(mean_over_classes(f1_by_class(counts.reshape(classes, classes))))
+
+
+def _nothing_known(split: str) -> ConfigError:
+    return ConfigError(
+        f"no pixel of the split {split} has a class, or its tiles cannot be read: split anew, or "
+        "look at its masks"
+    )

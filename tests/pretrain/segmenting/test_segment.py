@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,21 @@ def test_a_split_without_masks_is_refused(few: MaskedTiles, encoder: Encoder, sp
     name = ("train", "val", "test")[split]
     with pytest.raises(ConfigError, match=f"no tile with a mask is in the split {name}"):
         evaluate_masks([encoder], replace(few, split=moved), SETTINGS)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("split", [1, 2])
+def test_a_split_without_a_known_pixel_is_refused(
+    few: MaskedTiles, encoder: Encoder, split: int
+) -> None:
+    nowhere = zlib.compress(np.full((SIZE, SIZE), 256, dtype=np.uint16).tobytes())
+    pieces = (
+        nowhere if of == split else p for of, p in zip(few.split, few.masks.pieces, strict=True)
+    )
+    tiles = replace(few, masks=replace(few.masks, pieces=tuple(pieces)))
+    name = ("train", "val", "test")[split]
+    with pytest.raises(ConfigError, match=f"no pixel of the split {name} has a class"):
+        evaluate_masks([encoder], tiles, SETTINGS)
 
 
 def test_confusions_are_those_of_each_unit(few: MaskedTiles) -> None:
