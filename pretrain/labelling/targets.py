@@ -100,9 +100,9 @@ def _check_classes(
             "nothing to tell apart"
         )
     lacks = {
-        name: lack
+        name: found
         for number, name in enumerate(names)
-        if (lack := _lacking(targets.numbers == number, sets, units))
+        if (found := _lacking(targets.numbers == number, sets, units))
     }
     if not lacks:
         return
