@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-NAMES_PX, PANEL_PX, ROW_PX, HEAD_PX, FOOT_PX = 250, 230, 30, 40, 44
+NAMES_PX, PANEL_PX, ROW_PX, HEAD_PX, FOOT_PX = 290, 230, 30, 40, 44
 _METHODS = (("linear", "#1f5fa8", -5), ("knn", "#c2571a", 5))
 """A method, its colour, and how far above (-) or below a row's middle it is drawn."""
 

@@ -45,13 +45,13 @@ class LabelledSet:
     @property
     def metric(self) -> str:
         """The same in words."""
-        return "L1 (lower is better)" if self.task == "regression" else "macro-F1"
+        return "L1 ↓" if self.task == "regression" else "F1 ↑"
 
 
 SETS = (
     LabelledSet(
         "lc25000",
-        "LC25000, 5 classes",
+        "LC25000",
         "lc25000-test-s{}.json",
         "lc25000-s{}.json",
         "label",
@@ -60,7 +60,7 @@ SETS = (
     ),
     LabelledSet(
         "breast-tissue",
-        "breast, tumour or stroma",
+        "breast tissue",
         "breast",
         "breast-s{}.json",
         "label",
@@ -70,7 +70,7 @@ SETS = (
     ),
     LabelledSet(
         "breast-share",
-        "breast, share of tumour cells",
+        "tumour share",
         "breast",
         "breast-s{}.json",
         "tumour_share",

@@ -118,7 +118,7 @@ def table(experiment: Experiment, rows: Sequence[Row], training: dict[str, str])
 
 def _scores(rows: Sequence[Row]) -> list[str]:
     columns = [(labelled, method) for labelled in measure.SETS for method in METHODS]
-    heads = [f"{one.title}: {METHODS[how]} {one.metric}" for one, how in columns]
+    heads = [f"{one.title}, {METHODS[how]} {one.metric}" for one, how in columns]
     lines = [f"| | {' | '.join(heads)} |", "|---" * (len(columns) + 1) + "|"]
     for row in rows:
         cells = [spread(list(row.values(one, how).values())) for one, how in columns]
