@@ -1,4 +1,4 @@
-"""What all tests share: the folder of real slides, where a person has one."""
+"""What all tests share: the folder of real slides, where a person has one, and no deadlines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No test fails for being slow: machines have other things to do, too.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
