@@ -46,7 +46,7 @@ def evaluate(
             from pretrain.evaluating.evaluate import evaluate_fully
             from pretrain.evaluating.folder import PAGE_FILE, check_folder, write_folder
         check_folder(out)
-        with Display("tiles") as display:
+        with needs_extra(), Display("tiles") as display:
             found = evaluate_fully(encoders, manifest, settings, display)
         write_folder(out, found.evaluation, found.extras)
         if as_json:

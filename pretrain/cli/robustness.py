@@ -35,7 +35,7 @@ def robustness(encoders: tuple[str, ...], manifest: Path, as_json: bool, **flags
         settings = RobustSettings(**{name: v for name, v in flags.items() if v is not None})
         with needs_extra():
             from pretrain.robust.measure import measure_robustness
-        with Display("encoders", quiet=as_json) as display:
+        with needs_extra(), Display("encoders", quiet=as_json) as display:
             found = measure_robustness(encoders, manifest, settings, display.say)
         if as_json:
             from manifests.files import pretty_json

@@ -35,9 +35,7 @@ def needs_extra() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
-        raise ConfigError(
-            f"training needs {error.name}: pip install 'histotile[pretrain]'"
-        ) from error
+        raise ConfigError(f"this needs {error.name}: pip install 'histotile[pretrain]'") from error
 
 
 @click.command()

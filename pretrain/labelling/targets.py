@@ -106,7 +106,7 @@ def _check_classes(
     }
     if not lacks:
         return
-    name, (lack, unit) = next(iter(lacks.items()))
+    name, (where, unit) = next(iter(lacks.items()))
     hint = _leave_out(lacks, names)
     if unit:
         raise ConfigError(
@@ -114,7 +114,7 @@ def _check_classes(
             f"one and tested on another{f'; {hint}' if hint else ''}"
         )
     raise ConfigError(
-        f"the class {short(name)} has no tile in {lack}{gone}; split anew, with --stratify and "
+        f"the class {short(name)} has no tile in {where}{gone}; split anew, with --stratify and "
         f"--exact{f', or {hint}' if hint else ''}"
     )
 

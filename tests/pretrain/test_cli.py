@@ -182,7 +182,7 @@ def test_without_torch_a_run_says_what_to_install() -> None:
     done = without_torch("run", "manifest.json")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == "Error: training needs torch: pip install 'histotile[pretrain]'\n"
+    assert done.stderr == "Error: this needs torch: pip install 'histotile[pretrain]'\n"
 
 
 def test_without_torch_help_and_the_public_door_still_work() -> None:
