@@ -43,6 +43,12 @@ def test_each_class_has_its_share_of_many_units(share: float) -> None:
     assert counts.tolist() == pytest.approx([share, share], abs=0.01)
 
 
+@pytest.mark.parametrize(("share", "taken"), [(0.1, 1), (0.3, 1), (0.4, 2), (0.6, 2), (0.9, 4)])
+def test_of_few_units_as_many_are_taken_as_come_nearest(share: float, taken: int) -> None:
+    units = np.arange(4).repeat(5)
+    assert label_subset(np.zeros(20, np.int64), units, share, 0).sum() == 5 * taken
+
+
 def test_units_that_hold_a_rare_class_are_kept_though_another_is_more() -> None:
     labels, units = np.array([0, 0, 0, 1] + [0] * 36), np.arange(10).repeat(4)
     for seed in range(5):
