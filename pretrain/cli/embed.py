@@ -79,7 +79,8 @@ def _print(result: EmbedResult) -> None:
     if not result.stores:
         return
     click.echo(f"features: {result.out}")
-    click.echo(f"{result.tiles} tiles of {result.stores} stores, {result.features} features each")
+    stores = f"{result.stores} store{'s' if result.stores != 1 else ''}"
+    click.echo(f"{result.tiles} tiles of {stores}, {result.features} features each")
     if result.embedded:
         click.echo(f"{result.tiles_per_s:.1f} tiles/s over {result.seconds:.1f} s")
     elif not result.failed:

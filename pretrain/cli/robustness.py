@@ -83,4 +83,4 @@ def _interval(found: Interval) -> str:
         return "-"
     if found.low != found.low:
         return f"{found.value:.3f}"
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"

@@ -111,7 +111,7 @@ def _check_classes(
     if unit:
         raise ConfigError(
             f"the class {short(name)} has one {by} only, {short(unit)}: it cannot be learned from "
-            f"one and tested on another{f'; {hint}' if hint else ''}"
+            f"one and tested on another{f'; {hint}' if hint else ''}{_number_hint(names)}"
         )
     raise ConfigError(
         f"the class {short(name)} has no tile in {where}{gone}; split anew, with --stratify and "
@@ -129,6 +129,15 @@ def _lacking(
     return next(
         ((SPLITS[which], None) for which in (TRAIN, TEST) if not (sets[mine] == which).any()), None
     )
+
+
+def _number_hint(names: Sequence[str]) -> str:
+    """What to do if the classes are numbers, as those of a measure are."""
+    try:
+        numbers = {float(name) for name in names}
+    except ValueError:
+        return ""
+    return "; to predict numbers, give --task regression" if len(numbers) > 2 else ""
 
 
 def _leave_out(lacks: Collection[str], names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from pretrain.results.result import LESS_IS_BETTER, CurvePoint, EncoderResult, Matrix
+from pretrain.results.result import LESS_IS_BETTER, CurvePoint, EncoderResult, Matrix, number_text
 from pretrain.scoring.intervals import Interval
 
 COLOURS = 7
@@ -168,8 +168,8 @@ def _percent(value: float, axis: tuple[float, float]) -> float:
 
 
 def number(value: float) -> str:
-    """A score in words: three digits behind the point."""
-    return f"{value:.3f}".replace("-", "−") if math.isfinite(value) else "–"
+    """A score in words, with a minus as it is printed."""
+    return number_text(value).replace("-", "−") if math.isfinite(value) else "–"
 
 
 def curves(encoders: Sequence[EncoderResult], names: Sequence[str], metric: str) -> Curves | None:

@@ -31,6 +31,8 @@ BASELINE, FIRST = "baseline", "first"
 HISTOGRAM = "colour histogram"
 MOST_SENTENCES = 20
 _DIGITS = 6
+_SMALL = 5e-4
+"""Would be 0.000: an L1 may be in any unit."""
 
 Matrix = tuple[tuple[int, ...], ...]
 """Counts: a row for each true class, a column for each predicted one."""
@@ -214,6 +216,16 @@ def interval_json(interval: Interval) -> Json:
     return {name: _rounded(getattr(interval, name)) for name in ("value", "low", "high")}
 
 
+def number_text(value: float, sign: str = "-") -> str:
+    """A score in words: three digits behind the point, or three significant ones of small numbers.
+
+    Args:
+        sign: "+" where numbers above 0 are to have a sign, too.
+    """
+    tiny = 0 < abs(value) < _SMALL
+    return f"{value:{sign}.3g}" if tiny else f"{value:{sign}.3f}"
+
+
 def _rounded(value: float) -> float | None:
-    """Six digits behind the point: enough for any score; None where it is no number."""
-    return round(float(value), _DIGITS) if abs(value) < float("inf") else None
+    """Six significant digits, whatever the unit; None where it is no number."""
+    return float(f"{value:.{_DIGITS}g}") if abs(value) < float("inf") else None

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pretrain.results.result import BASELINE, FIRST, EncoderResult, Evaluation
+from pretrain.results.result import (
+    BASELINE,
+    FIRST,
+    EncoderResult,
+    Evaluation,
+    number_text,
+)
 from pretrain.results.settings import CLASSIFICATION, REGRESSION, SEGMENTATION
 
 if TYPE_CHECKING:
@@ -30,6 +36,7 @@ _COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
     SEGMENTATION: (("Dice", "decoder", "dice"), ("IoU", "decoder", "iou")),
 }
 """Heading, method and metric by task; balanced accuracy and AUC are the linear probe's."""
+_FEW_UNITS = 10
 _METHODS = {"linear": "linear", "finetune": "fine-tuned", "decoder": ""}
 """Methods whose gains are shown, and what they are called; k-NN's are in the JSON."""
 _GAIN_OF = {CLASSIFICATION: "F1", REGRESSION: "L1", SEGMENTATION: "Dice"}
@@ -85,10 +92,15 @@ def sentences(evaluation: Evaluation) -> Iterator[str]:
         f"{name} {split.tiles[name]:,} tiles of {split.units[name]:,}" for name in split.tiles
     )
     yield f"{counts} (units are made by {evaluation.over})"
-    yield (
-        f"in brackets: {evaluation.level:.0%} intervals over the test units, "
-        f"{evaluation.resamples:,} resamples"
-    )
+    if split.units["test"] > 1:
+        yield (
+            f"in brackets: {evaluation.level:.0%} intervals over the test units, "
+            f"{evaluation.resamples:,} resamples"
+        )
+    else:
+        yield "no intervals: test has one unit alone"
+    if 1 < split.units["test"] < _FEW_UNITS:
+        yield f"with fewer than {_FEW_UNITS} units, intervals are too narrow"
     if split.val_from_train:
         yield "there is no split val: a fifth of the training units took its place"
     for reason, tiles in sorted(split.left_out.items()):
@@ -110,5 +122,5 @@ def _shown(score: Interval | None, sign: str = "-") -> str:
     """A score with its bounds; with the sign "+", also numbers above 0 have one."""
     if score is None or score.value != score.value:
         return "-"
-    value, low, high = (f"{v:{sign}.3f}" for v in (score.value, score.low, score.high))
+    value, low, high = (number_text(v, sign) for v in (score.value, score.low, score.high))
     return value if score.low != score.low else f"{value} ({low} to {high})"

@@ -30,7 +30,10 @@ def picture(file: Path, number: int, size: tuple[int, int]) -> None:
     noise = random.integers(-12, 13, (16, 16, 3))
     pixels = np.clip(np.array(COLOURS[number % 5]) + noise, 0, 255).astype(np.uint8)
     whole = np.tile(pixels, (size[1] // 16 + 1, size[0] // 16 + 1, 1))[: size[1], : size[0]]
-    Image.fromarray(whole).save(file, **({"compress_level": 1} if file.suffix == ".png" else {}))
+    if file.suffix == ".png":
+        Image.fromarray(whole).save(file, compress_level=1)
+    else:
+        Image.fromarray(whole).save(file)
 
 
 def bach(root: Path) -> None:
