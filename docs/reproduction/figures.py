@@ -6,6 +6,7 @@ neighbours' vote, and a bar stands at the mean of the seeds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
@@ -51,6 +52,15 @@ def bounds(panel: Panel) -> tuple[float, float]:
     return low - margin, high + margin
 
 
+def ticks(low: float, high: float) -> list[float]:
+    """Round values between two others: two to seven of them, 1, 2 or 5 apart at some power of ten."""
+    rough = (high - low) / 6
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * of for of in (1, 2, 5, 10) if power * of >= rough)
+    first = math.ceil(low / step)
+    return [step * number for number in range(first, math.floor(high / step) + 1)]
+
+
 def _middle(row: int) -> float:
     return HEAD_PX + ROW_PX * (row + 0.5)
 
@@ -65,8 +75,7 @@ def _panel(left: float, panel: Panel, rows: int) -> list[str]:
 
     parts = [_text(left + inside / 2, 18, panel.title, "middle", bold=True)]
     parts.append(_text(left + inside / 2, 33, panel.axis, "middle"))
-    for share in (0.1, 0.5, 0.9):
-        value = low + share * (high - low)
+    for value in ticks(low, high):
         x = place(value)
         parts.append(f'<path d="M{x:.1f} {HEAD_PX}V{bottom}" stroke="#ddd"/>')
         parts.append(_text(x, bottom + 14, f"{value:.3g}", "middle"))
@@ -95,7 +104,7 @@ def _legend(y: float) -> list[str]:
     names = {"linear": "linear probe", "knn": "nearest neighbours"}
     parts = []
     for number, (method, colour, _) in enumerate(_METHODS):
-        x = NAMES_PX + 150 * number
+        x = NAMES_PX + 190 * number
         parts += _dots([x], y - 4, method, colour)[:1]
         parts.append(_text(x + 10, y, f"{names[method]}, a dot a seed", "start"))
     return parts

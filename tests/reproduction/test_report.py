@@ -8,6 +8,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from docs.reproduction import figures, measure, plan
 from docs.reproduction.report import report, spread
@@ -113,6 +115,17 @@ def test_higher_scores_stand_further_right() -> None:
     dots = root.findall(".//{http://www.w3.org/2000/svg}circle")
     low, high = (float(dot.get("cx", "")) for dot in dots[:2])
     assert figures.NAMES_PX <= low < high <= figures.NAMES_PX + figures.PANEL_PX
+
+
+@given(low=st.floats(-10, 10), width=st.floats(1e-3, 20))
+def test_ticks_are_round_and_lie_inside(low: float, width: float) -> None:
+    found = figures.ticks(low, low + width)
+
+    assert 2 <= len(found) <= 7
+    assert all(low - 1e-9 <= value <= low + width + 1e-9 for value in found)
+    steps = {f"{one - other:.0e}"[0] for one, other in zip(found[1:], found, strict=False)}
+    assert len(steps) == 1
+    assert steps <= set("125")
 
 
 def test_a_spread_is_a_mean_with_its_ends() -> None:
