@@ -53,7 +53,7 @@ def bounds(panel: Panel) -> tuple[float, float]:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round values between two others: two to seven of them, 1, 2 or 5 apart at some power of ten."""
+    """Two to seven round values between two others: 1, 2 or 5 apart at a power of ten."""
     rough = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * of for of in (1, 2, 5, 10) if power * of >= rough)
