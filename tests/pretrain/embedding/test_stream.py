@@ -107,15 +107,18 @@ def test_features_depend_neither_on_threads_nor_on_the_other_parts(mixed: Manife
 def test_a_damaged_tile_costs_its_own_row(mixed: Manifest) -> None:
     parts = wanted_tiles(mixed)
     whole, _ = all_features(mixed, parts, ENCODER, batch_size=8)
-    damage_tile(mixed.root / "a.zarr", "0.5", 3)
+    damage_tile(mixed.root / "a.zarr", "0.5", 11)  # in the second batch
     found, damaged = all_features(mixed, parts, ENCODER, batch_size=8)
-    assert damaged == (3,)
-    assert np.isnan(found[3]).all()
-    others = np.delete(np.arange(len(whole)), 3)
+    assert damaged == (11,)
+    assert np.isnan(found[11]).all()
+    others = np.delete(np.arange(len(whole)), 11)
     np.testing.assert_allclose(found[others], whole[others], rtol=1e-4, atol=1e-6)
     told = [b.damaged for b in stream_features(mixed, parts, ENCODER, batch_size=8)]
-    assert told[0] == (3,)
-    assert not any(told[1:])
+    assert told[1] == (11,)
+    assert [rows for rows in told if rows] == [(11,)]
+    # Memory that held other tiles before: one tile at a time.
+    tiles = [b.tiles.copy() for b in stream_tiles(mixed, parts[:1], batch_size=1, threads=1)]
+    assert [row for row, tile in enumerate(tiles) if not tile.any()] == [11]
 
 
 def test_a_store_that_is_gone_ends_it(mixed: Manifest) -> None:
