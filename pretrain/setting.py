@@ -6,7 +6,8 @@ are read from them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import field
 from typing import Any
 
@@ -37,3 +38,11 @@ def check(good: bool, message: str) -> None:
     """Raise `ConfigError` with a message unless all is good."""
     if not good:
         raise ConfigError(message)
+
+
+def check_least(settings: object, lows: Iterable[tuple[str, int]]) -> None:
+    """Raise `ConfigError` unless each named setting is None, or a number that is not too low."""
+    for name, low in lows:
+        value = getattr(settings, name)
+        good = value is None or (math.isfinite(value) and value >= low)
+        check(good, f"{name.replace('_', '-')} must be at least {low}, got {value}")

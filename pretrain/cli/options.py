@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Callable, Iterable
+from inspect import get_annotations
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -76,10 +77,12 @@ def config_options(
 
 
 def setting_options(owner: type) -> Callable[[Callback], Callback]:
-    """A flag for each setting of a dataclass; all are None where they are not given."""
+    """A flag for each setting of a dataclass, its own first; all are None where not given."""
+    inherited = {name for base in owner.__mro__[1:] for name in get_annotations(base)}
+    items = sorted(dataclasses.fields(owner), key=lambda item: item.name in inherited)
 
     def add(function: Callback) -> Callback:
-        for item in reversed(dataclasses.fields(owner)):
+        for item in reversed(items):
             function = _flag(owner, item, item.name.replace("_", "-"))(function)
         return function
 

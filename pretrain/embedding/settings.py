@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pretrain.config import DEVICES
-from pretrain.setting import check, setting
+from pretrain.setting import check, check_least, setting
 
 ZARR, H5 = "zarr", "h5"
 FORMATS = (ZARR, H5)
@@ -54,10 +54,7 @@ class EmbedSettings:
             value = getattr(self, name)
             listed = ", ".join(filter(None, choices))
             check(value in choices, f"{name} must be one of {listed}, got {value!r}")
-        for name, low in (("threads", 1), ("batch_size", 1), ("image_size", 8)):
-            value = getattr(self, name)
-            good = value is None or value >= low
-            check(good, f"{name.replace('_', '-')} must be at least {low}, got {value}")
+        check_least(self, (("threads", 1), ("batch_size", 1), ("image_size", 8)))
         check(0 <= self.seed < 2**63, f"seed must lie in 0 to 2^63 - 1, got {self.seed}")
 
     @property

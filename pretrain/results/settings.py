@@ -5,11 +5,10 @@ Nothing here needs torch, so that the command line can show its defaults without
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from pretrain.config import DEVICES
-from pretrain.setting import check, setting
+from pretrain.setting import check, check_least, setting
 
 CLASSIFICATION, REGRESSION, SEGMENTATION = "classification", "regression", "segmentation"
 TASKS = (CLASSIFICATION, REGRESSION, SEGMENTATION)
@@ -24,7 +23,34 @@ MOST_RESAMPLES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluateSettings:
+class MeasureSettings:
+    """How encoders are fed, and what is drawn, wherever they are measured."""
+
+    mpp: str | None = setting(
+        None, "Resolution of the tiles, a group of the stores such as 0.5.", shown="the only one"
+    )
+    any_mpp: bool = setting(
+        False, "Take tiles of other µm per pixel than an encoder was trained on."
+    )
+    image_size: int | None = setting(
+        None, "Bring tiles to so many pixels for each encoder.", shown="as each encoder needs it"
+    )
+    resamples: int = setting(1000, "Bootstrap resamples behind an interval.")
+    seed: int = setting(0, "Of whatever is drawn: random encoders, resamples, labels.")
+    device: str = setting("auto", "auto takes a GPU if there is one.", choices=DEVICES)
+    threads: int = setting(2, "Threads that read tiles.")
+    batch_size: int = setting(64, "Tiles that go through an encoder at a time.")
+
+    def __post_init__(self) -> None:
+        lows = (("threads", 1), ("batch_size", 1), ("image_size", 8), ("resamples", 10))
+        check_least(self, lows)
+        good = self.resamples <= MOST_RESAMPLES
+        check(good, f"resamples must be at most {MOST_RESAMPLES}, got {self.resamples}")
+        check(0 <= self.seed < 2**63, f"seed must lie in 0 to 2^63 - 1, got {self.seed}")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateSettings(MeasureSettings):
     """Everything an evaluation depends on besides its encoders and its tiles."""
 
     label: str | None = setting(
@@ -60,24 +86,11 @@ class EvaluateSettings:
         choices=UNLABELLED_POLICIES,
     )
     classes: tuple[str, ...] = setting((), "Only these classes.", shown="all")
-    mpp: str | None = setting(
-        None, "Resolution of the tiles, a group of the stores such as 0.5.", shown="the only one"
-    )
-    any_mpp: bool = setting(
-        False, "Take tiles of other µm per pixel than an encoder was trained on."
-    )
-    image_size: int | None = setting(
-        None, "Bring tiles to so many pixels for each encoder.", shown="as each encoder needs it"
-    )
     finetune: bool = setting(False, "Also train each encoder whole, from its weights on.")
     curve: bool = setting(True, "Learning curve: the linear probe on 1 to 100 % of the labels.")
-    resamples: int = setting(1000, "Bootstrap resamples behind an interval.")
-    seed: int = setting(0, "Random encoders, resamples, draws of labels, fine-tuning.")
-    device: str = setting("auto", "auto takes a GPU if there is one.", choices=DEVICES)
-    threads: int = setting(2, "Threads that read tiles.")
-    batch_size: int = setting(64, "Tiles that go through an encoder at a time.")
 
     def __post_init__(self) -> None:
+        MeasureSettings.__post_init__(self)  # super() does not know classes with slots
         check(self.task in TASKS, f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
         needs_masks = self.task == SEGMENTATION
         if needs_masks:
@@ -91,10 +104,3 @@ class EvaluateSettings:
         both = self.task == REGRESSION and bool(self.classes)
         check(not both, "--classes is not for --task regression: numbers have no classes")
         check(len(set(self.classes)) == len(self.classes), "--classes names a class twice")
-        for name, low in (("threads", 1), ("batch_size", 1), ("image_size", 8), ("resamples", 10)):
-            value = getattr(self, name)
-            good = value is None or (math.isfinite(value) and value >= low)
-            check(good, f"{name.replace('_', '-')} must be at least {low}, got {value}")
-        good = self.resamples <= MOST_RESAMPLES
-        check(good, f"resamples must be at most {MOST_RESAMPLES}, got {self.resamples}")
-        check(0 <= self.seed < 2**63, f"seed must lie in 0 to 2^63 - 1, got {self.seed}")

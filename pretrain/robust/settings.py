@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pretrain.config import DEVICES
-from pretrain.results.settings import MOST_RESAMPLES, UNLABELLED_POLICIES
-from pretrain.setting import check, setting
+from pretrain.results.settings import UNLABELLED_POLICIES, MeasureSettings
+from pretrain.setting import check, check_least, setting
 
 
 @dataclass(frozen=True, slots=True)
-class RobustSettings:
+class RobustSettings(MeasureSettings):
     """Everything a measurement of robustness depends on besides its encoders and its tiles."""
 
     biology: str = setting(
@@ -42,32 +41,12 @@ class RobustSettings:
         "out.",
         choices=UNLABELLED_POLICIES,
     )
-    mpp: str | None = setting(
-        None, "Resolution of the tiles, a group of the stores such as 0.5.", shown="the only one"
-    )
-    any_mpp: bool = setting(
-        False, "Take tiles of other µm per pixel than an encoder was trained on."
-    )
-    image_size: int | None = setting(
-        None, "Bring tiles to so many pixels for each encoder.", shown="as each encoder needs it"
-    )
-    resamples: int = setting(1000, "Bootstrap resamples behind an interval.")
-    seed: int = setting(0, "Random encoders and resamples.")
-    device: str = setting("auto", "auto takes a GPU if there is one.", choices=DEVICES)
-    threads: int = setting(2, "Threads that read tiles.")
-    batch_size: int = setting(64, "Tiles that go through an encoder at a time.")
 
     def __post_init__(self) -> None:
+        MeasureSettings.__post_init__(self)  # super() does not know classes with slots
         same = self.biology == self.confounder
         check(not same, f"biology and confounder are both {self.biology!r}; name two fields")
-        lows = (("k", 1), ("threads", 1), ("batch_size", 1), ("image_size", 8), ("resamples", 10))
-        for name, low in lows:
-            value = getattr(self, name)
-            good = value is None or value >= low
-            check(good, f"{name.replace('_', '-')} must be at least {low}, got {value}")
-        good = self.resamples <= MOST_RESAMPLES
-        check(good, f"resamples must be at most {MOST_RESAMPLES}, got {self.resamples}")
-        check(0 <= self.seed < 2**63, f"seed must lie in 0 to 2^63 - 1, got {self.seed}")
+        check_least(self, (("k", 1),))
 
     @property
     def predicted(self) -> tuple[str, ...]:
