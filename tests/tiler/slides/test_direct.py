@@ -192,6 +192,7 @@ def test_offsets_beyond_two_and_four_gib(tmp_path: Path, is_big: bool, by: int) 
         assert slide.native_tile(0, 1, 1) == near.native_tile(0, 1, 1)
 
 
+@pytest.mark.slow
 def test_every_real_slide_is_the_same(real_data: Path) -> None:
     expected = {
         "svs/CMU-1-Small-Region.svs": "direct",

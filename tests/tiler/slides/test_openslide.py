@@ -35,6 +35,7 @@ def svs(path: Path, details: str, secret: str = "x") -> Path:
     return make.write_svs(path, levels, DESCRIPTION + details, secret)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "levels"),
     [

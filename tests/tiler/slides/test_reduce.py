@@ -177,6 +177,7 @@ def test_scaled_jpeg_comes_close_to_the_mean(
         check_close(slide, JPEG[subsampling])
 
 
+@pytest.mark.slow
 def test_coarser_wavelets_of_jpeg2000_come_less_close_to_the_mean(real_data: Path) -> None:
     with open_slide(real_data / "svs/TCGA-CR-7395-01A-01-TS1.svs") as slide:
         check_close(slide, {2: (31, 90), 4: (33, 90), 8: (29, 120)})
